@@ -1,0 +1,22 @@
+#pragma once
+#include <vector>
+
+#include "core/cpu_features.h"
+#include "kernels/kernel_api.h"
+
+namespace tersor {
+
+// The kernel sets that this CPU can run, worst first, whatever the cap. Never empty: scalar comes first.
+const std::vector<const KernelSet*>& RunnableKernelSets();
+
+// Best kernel of one op under the cap: the first set, best first, that has it.
+struct Selection {
+  const QuantizeKernel* quantize;
+  const ConvertKernel* convert;
+  const ActivationKernel* activation;
+  const GemmS8Kernel* gemm_s8;
+  const char* isa;  // the best set under the cap
+};
+const Selection& Selected();
+
+}  // namespace tersor

@@ -1,0 +1,26 @@
+// How an op runs its tasks. The caller brings the threads: torch's pool inside torch ops, the library's own
+// pool elsewhere, or nothing at all.
+#pragma once
+#include <cstdint>
+
+#include "tersor/error.h"
+
+namespace tersor {
+
+struct Executor {
+  int32_t threads;  // how many tasks may run at once; ops split their work into at most this many
+  // Runs fn(context, t) for t in [0, tasks) and returns when all are done. fn never throws.
+  void (*run)(int32_t tasks, void (*fn)(void* context, int32_t task), void* context);
+};
+
+TERSOR_API const Executor& SerialExecutor();
+
+// The library's own pool: workers sleep on a condition variable, survive fork (a child starts afresh), and are
+// started by the first call that needs them. It has min(SetPoolThreads, affinity, cgroup quota) threads.
+TERSOR_API const Executor& PoolExecutor();
+TERSOR_API void SetPoolThreads(int32_t threads);  // 0: as many as UsableCpus(); throws Error when negative
+
+// min(affinity, cgroup quota rounded down), at least 1.
+TERSOR_API int32_t UsableCpus();
+
+}  // namespace tersor

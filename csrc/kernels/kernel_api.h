@@ -1,0 +1,81 @@
+// The contract between the framework (core/, ops/) and the kernels.
+//
+// Only plain data and function pointers cross this line. Kernel files are built with flags that the host may
+// not have, and an inline function that they share with the rest of the library could be the copy that the
+// linker keeps: everything in a kernel folder lives in an anonymous namespace but the KernelSet itself.
+// Kernels never allocate, thread, throw, log or read the environment.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "tersor/types.h"
+
+namespace tersor {
+
+// Per-row quantisation of activations (docs/kernels.md, "Activations").
+struct QuantizeKernel {
+  const char* id;
+  // range[0] = min(0, min x), range[1] = max(0, max x); both NaN when any x is NaN or infinite.
+  void (*row_range)(int64_t k, const float* x, float* range);
+  // q[i] = round_half_even(clamp(x[i] * inv_scale, -zero_point, 255 - zero_point)) + zero_point; returns sum q.
+  int32_t (*quantize_row)(int64_t k, const float* x, float inv_scale, int32_t zero_point, uint8_t* q);
+};
+
+// bf16 and fp16 to and from fp32, round to nearest even, NaN stays NaN.
+struct ConvertKernel {
+  const char* id;
+  void (*to_f32)(DType from, int64_t n, const void* src, float* dst);
+  void (*from_f32)(DType to, int64_t n, const float* src, void* dst);
+};
+
+// x[i] = activation(x[i]) in place, bit for bit the algorithm of docs/kernels.md.
+struct ActivationKernel {
+  const char* id;
+  void (*apply)(Activation activation, int64_t n, float* x);
+};
+
+// One block of C = A W^T: m rows of A (uint8) against n columns that start at a panel.
+struct GemmS8Args {
+  int32_t m, n, k;        // k is not padded; a and the panels are, with zeros, to a multiple of kr
+  const uint8_t* a;       // [m][round_up(k, kr)], row stride lda bytes
+  int64_t lda;
+  const void* panel;      // the first panel; the next one lies panel_bytes(k) further
+  const int32_t* col_sum;  // [round_up(n, nr)] sum over k of W, per column
+
+  // Exactly one of the two outputs is set.
+  int32_t* acc;           // [m][n], row stride ld_acc: the exact integers sum(a * w)
+  int64_t ld_acc;
+
+  float* c;               // [m][n], row stride ldc
+  int64_t ldc;
+  const float* row_scale;     // [m]
+  const int32_t* row_zero;    // [m]
+  const float* col_scale;     // [round_up(n, nr)]
+  const float* bias;          // [round_up(n, nr)], never null
+  const float* residual;      // [m][n], row stride ldr, or null; may be c itself
+  int64_t ldr;
+  // c = float(acc - row_zero * col_sum) * (row_scale * col_scale) + bias (+ residual): each step rounded once.
+};
+
+struct GemmS8Kernel {
+  const char* id;  // gemm_s8_<mr>x<nr>_<isa>
+  int32_t mr, nr, kr;   // nr divides kPackRowsS8
+  size_t (*panel_bytes)(int32_t k);
+  // Rows [0, n) of W, n <= nr, row stride ldw, into one panel, zero padded; and back.
+  void (*pack_panel)(int32_t n, int32_t k, const int8_t* w, int64_t ldw, void* panel);
+  void (*unpack_panel)(int32_t n, int32_t k, const void* panel, int8_t* w, int64_t ldw);
+  void (*tile)(const GemmS8Args& args);  // m <= mr, n <= nr
+  int32_t row_limit;                     // up to this m the op calls `rows` instead of `tile`
+  void (*rows)(const GemmS8Args& args);  // m <= row_limit, any n: few rows at the speed of memory
+};
+
+// Everything one ISA offers. A null member means "use the next set down". scalar has no null member.
+struct KernelSet {
+  const char* name;
+  const QuantizeKernel* quantize;
+  const ConvertKernel* convert;
+  const ActivationKernel* activation;
+  const GemmS8Kernel* gemm_s8;
+};
+
+}  // namespace tersor

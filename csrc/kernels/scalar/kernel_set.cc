@@ -1,0 +1,17 @@
+#include "kernels/kernel_api.h"
+
+namespace tersor {
+namespace scalar {
+const QuantizeKernel& Quantize();      // quantize.cc
+const ConvertKernel& Convert();        // convert.cc
+const ActivationKernel& Activation();  // activation.cc
+const GemmS8Kernel& GemmS8();          // gemm_s8.cc
+}  // namespace scalar
+
+const KernelSet& KernelSet_scalar() {
+  static const KernelSet set = {"scalar", &scalar::Quantize(), &scalar::Convert(), &scalar::Activation(),
+                                &scalar::GemmS8()};
+  return set;
+}
+
+}  // namespace tersor
