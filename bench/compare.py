@@ -1,0 +1,192 @@
+"""tersor's layers against their rivals, interleaved in one run.
+
+    python bench/compare.py --op linear --threads 1 --json out.json
+
+Every engine computes the same fp32-in, fp32-out layer on the same numbers. Per shape: medians over interleaved rounds, the
+speed-up over the best rival, GOP/s and the percent of the int8 ceiling measured on this host in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+PEERS = ("torch", "torch-int8", "onnxruntime", "openvino")
+HERE = Path(__file__).parent
+
+
+@dataclass
+class Row:
+    """One shape: microseconds per engine, and what is read off them."""
+
+    m: int
+    n: int
+    k: int
+    microseconds: dict[str, float]
+    relative_error: dict[str, float]
+    kernel: str
+    best_rival: str = ""
+    speedup: float = math.nan
+    gops: float = math.nan
+    percent_of_ceiling: float = math.nan
+
+
+@dataclass
+class Result:
+    op: str
+    threads: int
+    command: str
+    host: dict[str, str]
+    ceiling_gops: float
+    missing: dict[str, str]
+    rows: list[Row] = field(default_factory=list)
+    geomean_speedup: float = math.nan
+    worst_speedup: float = math.nan
+
+
+def read_shapes(path: Path) -> list[tuple[int, int, int]]:
+    """M N K per line, # starts a comment."""
+    shapes = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        words = line.split("#")[0].replace(",", " ").split()
+        if not words:
+            continue
+        if len(words) != 3 or not all(word.isdigit() and int(word) > 0 for word in words):
+            raise typer.BadParameter(f"{path}:{number}: expected three positive numbers M N K, got {line!r}")
+        shapes.append((int(words[0]), int(words[1]), int(words[2])))
+    return shapes
+
+
+def interleave(runs: dict[str, Callable[[], object]], rounds: int, round_seconds: float) -> dict[str, float]:
+    """Median microseconds per call. Each round times every engine once, so that drift of the host hits all alike."""
+    calls: dict[str, int] = {}
+    for name, run in runs.items():
+        for _ in range(5):
+            run()
+        started = time.perf_counter()
+        run()
+        calls[name] = max(1, min(2000, int(round_seconds / max(time.perf_counter() - started, 1e-7))))
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            count = calls[name]
+            started = time.perf_counter()
+            for _ in range(count):
+                run()
+            times[name].append((time.perf_counter() - started) / count * 1e6)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def run_linear(
+    shapes: list[tuple[int, int, int]], threads: int, peers: list[str], rounds: int, result: Result
+) -> None:
+    import torch
+    from rich.progress import track
+    from rich.console import Console
+
+    from peers import MissingPeer, Problem, Run, make_problem
+    from peers.onnxruntime_peer import onnxruntime
+    from peers.openvino_peer import openvino
+    from peers.torch_peers import float_layer, torch_float, torch_int8
+    from tersor import kernels
+    from tersor.nn import Int8Linear
+
+    builders: dict[str, Callable[[Problem], dict[str, Run]]] = {
+        "torch": torch_float, "torch-int8": torch_int8, "onnxruntime": onnxruntime, "openvino": openvino
+    }
+    torch.set_num_threads(threads)
+    for m, n, k in track(shapes, description="shapes", console=Console(stderr=True)):
+        problem = make_problem(m, n, k, threads)
+        layer, x = Int8Linear.from_float(float_layer(problem)), torch.from_numpy(problem.x)
+        runs: dict[str, Run] = {"tersor": lambda layer=layer, x=x: layer(x)}
+        for peer in peers:
+            try:
+                runs.update(builders[peer](problem))
+            except MissingPeer as error:
+                result.missing[peer] = str(error)
+        exact = problem.x.astype(np.float64) @ problem.weight.T.astype(np.float64) + problem.bias
+        with torch.inference_mode():
+            errors = {
+                name: float(np.linalg.norm(np.asarray(run()) - exact) / np.linalg.norm(exact))
+                for name, run in runs.items()
+            }
+            microseconds = interleave(runs, rounds, 0.01)
+        kernel = str(kernels.inspect_s8(layer.packed.numpy())["kernel"])
+        row = Row(m, n, k, microseconds, errors, kernel)
+        rivals = {name: us for name, us in microseconds.items() if name != "tersor"}
+        if rivals:
+            row.best_rival = min(rivals, key=lambda name: rivals[name])
+            row.speedup = rivals[row.best_rival] / microseconds["tersor"]
+        row.gops = 2e-3 * m * n * k / microseconds["tersor"]
+        row.percent_of_ceiling = 100 * row.gops / (result.ceiling_gops * threads)
+        result.rows.append(row)
+    speedups = [row.speedup for row in result.rows if not math.isnan(row.speedup)]
+    if speedups:
+        result.geomean_speedup = math.exp(statistics.fmean(math.log(s) for s in speedups))
+        result.worst_speedup = min(speedups)
+
+
+def show(result: Result) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    names = list(dict.fromkeys(name for row in result.rows for name in row.microseconds))
+    table = Table(title=f"{result.op}, {result.threads} thread(s), microseconds per call")
+    for heading in ("M", "N", "K", *names, "speed-up", "best rival", "GOP/s", "% ceiling"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for row in result.rows:
+        times = [f"{row.microseconds.get(name, math.nan):.1f}" for name in names]
+        table.add_row(str(row.m), str(row.n), str(row.k), *times, f"{row.speedup:.2f}x", row.best_rival,
+                      f"{row.gops:.0f}", f"{row.percent_of_ceiling:.0f}")
+    console.print(table)
+    for peer, why in result.missing.items():
+        console.print(f"peer {peer} is missing: {why}")
+    console.print(f"host: {result.host}; int8 ceiling of one core: {result.ceiling_gops:.0f} GOP/s")
+    console.print(f"against the best rival per shape: geometric mean {result.geomean_speedup:.2f}x, "
+                  f"worst {result.worst_speedup:.2f}x")
+
+
+def main(
+    op: Annotated[str, typer.Option(help="what to compare: linear")] = "linear",
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    shapes: Annotated[Path | None, typer.Option(help="file of shapes; default bench/shapes/OP.txt")] = None,
+    peers: Annotated[str, typer.Option(help="comma-separated; missing ones are named")] = ",".join(PEERS),
+    rounds: Annotated[int, typer.Option(min=1)] = 15,
+    out: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
+) -> None:
+    """Times tersor's OP against its rivals on this host."""
+    if op != "linear":
+        raise typer.BadParameter(f"op {op!r} is unknown; there is: linear")
+    chosen = [peer for peer in peers.split(",") if peer]
+    for peer in chosen:
+        if peer not in PEERS:
+            raise typer.BadParameter(f"peer {peer!r} is unknown; there are: {', '.join(PEERS)}")
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    sys.path.insert(0, str(HERE))
+
+    from tersor import kernels
+    from tersor.host import describe_host
+
+    command = f"python bench/compare.py {' '.join(sys.argv[1:])}"
+    result = Result(op, threads, command, describe_host(), kernels.int8_ceiling(), {})
+    run_linear(read_shapes(shapes or HERE / "shapes" / f"{op}.txt"), threads, chosen, rounds, result)
+    show(result)
+    if out is not None:
+        out.write_text(json.dumps(asdict(result), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
