@@ -17,8 +17,10 @@ TERSOR_API const Executor& SerialExecutor();
 
 // The library's own pool: workers sleep on a condition variable, survive fork (a child starts afresh), and are
 // started by the first call that needs them. It has min(SetPoolThreads, affinity, cgroup quota) threads.
+// The reference stays valid for the calling thread; its `threads` is brought up to date by each call.
 TERSOR_API const Executor& PoolExecutor();
 TERSOR_API void SetPoolThreads(int32_t threads);  // 0: as many as UsableCpus(); throws Error when negative
+TERSOR_API int32_t PoolThreads();                 // what PoolExecutor().threads would be now
 
 // min(affinity, cgroup quota rounded down), at least 1.
 TERSOR_API int32_t UsableCpus();
