@@ -1,0 +1,13 @@
+#include "kernels/kernel_api.h"
+
+namespace tersor {
+namespace avx512vnni {
+const GemmS8Kernel& GemmS8();  // gemm_s8.cc
+}  // namespace avx512vnni
+
+const KernelSet& KernelSet_avx512vnni() {
+  static const KernelSet set = {"avx512vnni", nullptr, nullptr, nullptr, &avx512vnni::GemmS8()};
+  return set;
+}
+
+}  // namespace tersor
