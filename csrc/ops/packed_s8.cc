@@ -160,6 +160,11 @@ void UnpackRowsS8(int64_t row_begin, int64_t rows, const void* packed, size_t pa
                                 view.k);
 }
 
+PackedShapeS8 ShapeOfPackedS8(const void* packed, size_t packed_bytes) {
+  const PackedHeaderS8& header = CheckedHeader(packed, packed_bytes);
+  return {header.n, header.k};
+}
+
 PackedInfoS8 InspectPackedS8(const void* packed, size_t packed_bytes) {
   const PackedHeaderS8& header = CheckedHeader(packed, packed_bytes);
   return {header.n, header.k, header.kernel_id, FindKernel(header.kernel_id) != nullptr};

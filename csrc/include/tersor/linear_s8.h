@@ -24,6 +24,12 @@ TERSOR_API void PackRowsS8(int64_t row_begin, int64_t rows, const int8_t* weight
 TERSOR_API void UnpackRowsS8(int64_t row_begin, int64_t rows, const void* packed, size_t packed_bytes, int8_t* weight,
                              float* scale);
 
+// What the header says, in a few nanoseconds. Throws Error as InspectPackedS8 does.
+struct PackedShapeS8 {
+  int64_t n, k;
+};
+TERSOR_API PackedShapeS8 ShapeOfPackedS8(const void* packed, size_t packed_bytes);
+
 struct PackedInfoS8 {
   int64_t n, k;
   std::string kernel;  // kernel id, such as gemm_s8_12x32_avx512vnni

@@ -1,0 +1,289 @@
+// tersor._C: the kernels on NumPy arrays and raw addresses. Turns arrays into views, releases the GIL, maps exceptions.
+#include <pybind11/gil_safe_call_once.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "tersor/executor.h"
+#include "tersor/isa.h"
+#include "tersor/linear_s8.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using tersor::Error;
+
+// In the order of tersor::Activation.
+const char* const kActivationNames[] = {"none", "relu", "gelu", "gelu_tanh", "silu"};
+static_assert(sizeof kActivationNames / sizeof *kActivationNames == tersor::kActivationCount, "one name per code");
+
+// --- Arrays in.
+
+std::string ShapeText(const py::array& array) {
+  std::string text = "[";
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(array.shape(i));
+  return text + "]";
+}
+
+// Any strides are welcome (a strided array is copied), another dtype is not: a conversion would change the numbers.
+template <typename T>
+py::array_t<T, py::array::c_style> ArrayOf(const py::object& object, const char* name) {
+  const py::dtype expected = py::dtype::of<T>();
+  const std::string wanted =
+      std::string(name) + ": expected a numpy array of " + py::cast<std::string>(py::str(expected));
+  if (!py::isinstance<py::array>(object))
+    throw Error(wanted + ", got " + py::cast<std::string>(py::type::of(object).attr("__name__")));
+  const py::array array = py::reinterpret_borrow<py::array>(object);
+  if (!array.dtype().equal(expected)) throw Error(wanted + ", got " + py::cast<std::string>(py::str(array.dtype())));
+  return py::array_t<T, py::array::c_style>::ensure(array);
+}
+
+template <typename T>
+py::array_t<T, py::array::c_style> Matrix(const py::object& object, const char* name) {
+  py::array_t<T, py::array::c_style> array = ArrayOf<T>(object, name);
+  if (array.ndim() != 2) throw Error(std::string(name) + ": expected 2 dimensions, got shape " + ShapeText(array));
+  return array;
+}
+
+void CheckShape(const py::array& array, const char* name, const std::vector<int64_t>& expected) {
+  bool same = array.ndim() == static_cast<py::ssize_t>(expected.size());
+  std::string text;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    same = same && array.shape(static_cast<py::ssize_t>(i)) == expected[i];
+    text += (i == 0 ? "" : ", ") + std::to_string(expected[i]);
+  }
+  if (!same) throw Error(std::string(name) + ": expected shape [" + text + "], got " + ShapeText(array));
+}
+
+struct Packed {
+  explicit Packed(const py::object& object) : array(ArrayOf<uint8_t>(object, "packed")) {
+    if (array.ndim() != 1) throw Error("packed: expected 1 dimension, got shape " + ShapeText(array));
+    shape = tersor::ShapeOfPackedS8(data(), size());
+  }
+  const void* data() const { return array.data(); }
+  size_t size() const { return static_cast<size_t>(array.size()); }
+
+  py::array_t<uint8_t, py::array::c_style> array;
+  tersor::PackedShapeS8 shape;
+};
+
+tersor::Activation ActivationOf(const std::string& name) {
+  std::string all;
+  for (int32_t code = 0; code < tersor::kActivationCount; ++code) {
+    if (name == kActivationNames[code]) return static_cast<tersor::Activation>(code);
+    all += (code == 0 ? "" : ", ") + std::string(kActivationNames[code]);
+  }
+  throw Error("activation: '" + name + "' is unknown; there are " + all);
+}
+
+template <typename T>
+T* Address(uintptr_t address, const char* name) {
+  if (address == 0) throw Error(std::string(name) + " is a null address");
+  return reinterpret_cast<T*>(address);
+}
+
+// --- Arrays out.
+
+// Starts at a cache line, unlike NumPy's own memory: panels are read a cache line at a time.
+py::array_t<uint8_t> CacheLineBytes(size_t bytes) {
+  constexpr size_t kLine = 64;
+  void* memory = std::aligned_alloc(kLine, (bytes + kLine - 1) / kLine * kLine);
+  if (memory == nullptr) throw std::bad_alloc();
+  const py::capsule owner(memory, [](void* block) { std::free(block); });
+  return py::array_t<uint8_t>(static_cast<py::ssize_t>(bytes), static_cast<uint8_t*>(memory), owner);
+}
+
+py::array_t<uint8_t> PackS8(const py::object& w_object, const py::object& scale_object) {
+  const auto w = Matrix<int8_t>(w_object, "w");
+  const auto scale = ArrayOf<float>(scale_object, "scale");
+  const int64_t n = w.shape(0), k = w.shape(1);
+  CheckShape(scale, "scale", {n});
+  py::array_t<uint8_t> packed = CacheLineBytes(tersor::PackedBytesS8(n, k));
+  void* block = packed.mutable_data();
+  const size_t bytes = static_cast<size_t>(packed.size());
+  const py::gil_scoped_release release;
+  tersor::PackBeginS8(n, k, block, bytes);
+  tersor::PackRowsS8(0, n, w.data(), scale.data(), block, bytes);
+  return packed;
+}
+
+py::tuple UnpackS8(const py::object& packed_object) {
+  const Packed packed(packed_object);
+  py::array_t<int8_t> w({packed.shape.n, packed.shape.k});
+  py::array_t<float> scale(packed.shape.n);
+  int8_t* w_data = w.mutable_data();
+  float* scale_data = scale.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    tersor::UnpackRowsS8(0, packed.shape.n, packed.data(), packed.size(), w_data, scale_data);
+  }
+  return py::make_tuple(w, scale);
+}
+
+py::dict InspectS8(const py::object& packed_object) {
+  const Packed packed(packed_object);
+  const tersor::PackedInfoS8 info = tersor::InspectPackedS8(packed.data(), packed.size());
+  py::dict result;
+  result["n"] = info.n;
+  result["k"] = info.k;
+  result["kernel"] = info.kernel;
+  result["runnable"] = info.runnable;
+  return result;
+}
+
+py::array_t<int32_t> GemmS8(const py::object& a_object, const py::object& packed_object) {
+  const auto a = Matrix<uint8_t>(a_object, "a");
+  const Packed packed(packed_object);
+  const int64_t m = a.shape(0), n = packed.shape.n, k = packed.shape.k;
+  CheckShape(a, "a", {m, k});
+  py::array_t<int32_t> c({m, n});
+  int32_t* c_data = c.mutable_data();
+  const py::gil_scoped_release release;
+  tersor::GemmS8(m, a.data(), k, packed.data(), packed.size(), c_data, n, tersor::PoolExecutor());
+  return c;
+}
+
+py::tuple QuantizeRows(const py::object& x_object) {
+  const auto x = Matrix<float>(x_object, "x");
+  const int64_t m = x.shape(0), k = x.shape(1);
+  py::array_t<uint8_t> q({m, k});
+  py::array_t<float> scale(m);
+  py::array_t<int32_t> zero_point(m), row_sum(m);
+  uint8_t* q_data = q.mutable_data();
+  float* scale_data = scale.mutable_data();
+  int32_t *zero_data = zero_point.mutable_data(), *sum_data = row_sum.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    tersor::QuantizeRows(m, k, x.data(), k, q_data, scale_data, zero_data, sum_data);
+  }
+  return py::make_tuple(q, scale, zero_point, row_sum);
+}
+
+py::array_t<float> LinearS8(const py::object& x_object, const py::object& packed_object, const py::object& bias_object,
+                            const py::object& residual_object, const std::string& activation, float x_scale,
+                            int32_t x_zero_point) {
+  const auto x = Matrix<float>(x_object, "x");
+  const Packed packed(packed_object);
+  const int64_t m = x.shape(0), n = packed.shape.n, k = packed.shape.k;
+  CheckShape(x, "x", {m, k});
+  py::array_t<float, py::array::c_style> bias, residual;
+  tersor::LinearS8Args args{};
+  if (!bias_object.is_none()) {
+    bias = ArrayOf<float>(bias_object, "bias");
+    CheckShape(bias, "bias", {n});
+    args.bias = bias.data();
+  }
+  if (!residual_object.is_none()) {
+    residual = ArrayOf<float>(residual_object, "residual");
+    CheckShape(residual, "residual", {m, n});
+    args.residual = residual.data();
+    args.ldr = n;
+  }
+  py::array_t<float> y({m, n});
+  args.m = m;
+  args.x = x.data();
+  args.ldx = k;
+  args.dtype = tersor::DType::kF32;
+  args.packed = packed.data();
+  args.packed_bytes = packed.size();
+  args.activation = ActivationOf(activation);
+  args.x_scale = x_scale;
+  args.x_zero_point = x_zero_point;
+  args.y = y.mutable_data();
+  args.ldy = n;
+  const py::gil_scoped_release release;
+  tersor::LinearS8(args, tersor::PoolExecutor());
+  return y;
+}
+
+py::array_t<float> Activate(const std::string& name, const py::object& x_object) {
+  const tersor::Activation activation = ActivationOf(name);
+  const auto x = ArrayOf<float>(x_object, "x");
+  py::array_t<float> y(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+  float* y_data = y.mutable_data();
+  const py::gil_scoped_release release;
+  std::copy_n(x.data(), x.size(), y_data);
+  tersor::Activate(activation, x.size(), y_data);
+  return y;
+}
+
+// --- Raw addresses: a layer packs torch memory in blocks of rows, without a second copy of its weight.
+
+void PackBeginS8(int64_t n, int64_t k, uintptr_t packed, size_t bytes) {
+  void* block = Address<void>(packed, "packed");
+  const py::gil_scoped_release release;
+  tersor::PackBeginS8(n, k, block, bytes);
+}
+
+void PackRowsS8(int64_t row_begin, int64_t rows, uintptr_t w, uintptr_t scale, uintptr_t packed, size_t bytes) {
+  const int8_t* w_data = Address<const int8_t>(w, "w");
+  const float* scale_data = Address<const float>(scale, "scale");
+  void* block = Address<void>(packed, "packed");
+  const py::gil_scoped_release release;
+  tersor::PackRowsS8(row_begin, rows, w_data, scale_data, block, bytes);
+}
+
+void UnpackRowsS8(int64_t row_begin, int64_t rows, uintptr_t packed, size_t bytes, uintptr_t w, uintptr_t scale) {
+  const void* block = Address<const void>(packed, "packed");
+  int8_t* w_data = Address<int8_t>(w, "w");
+  float* scale_data = Address<float>(scale, "scale");
+  const py::gil_scoped_release release;
+  tersor::UnpackRowsS8(row_begin, rows, block, bytes, w_data, scale_data);
+}
+
+py::dict Activations() {
+  py::dict codes;
+  for (int32_t code = 0; code < tersor::kActivationCount; ++code) codes[kActivationNames[code]] = code;
+  return codes;
+}
+
+// tersor::Error becomes tersor.errors.TersorError.
+void MapErrors() {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> error_class;
+  error_class.call_once_and_store_result([] { return py::module_::import("tersor.errors").attr("TersorError"); });
+  py::register_local_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const Error& error) {
+      py::set_error(error_class.get_stored(), error.what());
+    }
+  });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
+  MapErrors();
+  m.doc() = "tersor's kernels on NumPy arrays and raw addresses; use tersor.kernels.";
+
+  m.def("isas_built", tersor::BuiltIsas);
+  m.def("isas_available", tersor::AvailableIsas);
+  m.def("isa_active", tersor::ActiveIsa);
+  m.def("set_isa", tersor::SetIsaCap, py::arg("name"));
+  m.def("usable_cpus", tersor::UsableCpus);
+  m.def("set_threads", tersor::SetPoolThreads, py::arg("threads"));
+  m.def("threads", tersor::PoolThreads);
+  m.def("activations", Activations);
+
+  m.def("packed_bytes_s8", tersor::PackedBytesS8, py::arg("n"), py::arg("k"));
+  m.def("pack_s8", PackS8, py::arg("w"), py::arg("scale"));
+  m.def("unpack_s8", UnpackS8, py::arg("packed"));
+  m.def("inspect_s8", InspectS8, py::arg("packed"));
+  m.def("gemm_s8", GemmS8, py::arg("a"), py::arg("packed"));
+  m.def("quantize_rows", QuantizeRows, py::arg("x"));
+  m.def("linear_s8", LinearS8, py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(),
+        py::arg("residual") = py::none(), py::arg("activation") = "none", py::arg("x_scale") = 0.0f,
+        py::arg("x_zero_point") = 0);
+  m.def("activate", Activate, py::arg("name"), py::arg("x"));
+
+  m.def("pack_begin_s8", PackBeginS8, py::arg("n"), py::arg("k"), py::arg("packed"), py::arg("bytes"));
+  m.def("pack_rows_s8", PackRowsS8, py::arg("row_begin"), py::arg("rows"), py::arg("w"), py::arg("scale"),
+        py::arg("packed"), py::arg("bytes"));
+  m.def("unpack_rows_s8", UnpackRowsS8, py::arg("row_begin"), py::arg("rows"), py::arg("packed"), py::arg("bytes"),
+        py::arg("w"), py::arg("scale"));
+}

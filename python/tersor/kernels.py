@@ -1,0 +1,172 @@
+"""The kernels on NumPy arrays, without torch.
+
+Arrays may have any strides; their dtype must be the one named. Every function raises `TersorError` on a wrong dtype,
+shape or value, and releases the GIL while it works. The numeric contract is in docs/kernels.md: integers and floats
+are the same bit for bit on every instruction set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tersor import _C
+else:
+    from tersor._native import core
+
+    _C = core()
+
+__all__ = [
+    "activate",
+    "active",
+    "available",
+    "built",
+    "gemm_s8",
+    "inspect_s8",
+    "linear_s8",
+    "pack_s8",
+    "packed_bytes_s8",
+    "quantize_rows",
+    "set_threads",
+    "threads",
+    "unpack_s8",
+    "usable_cpus",
+    "use",
+]
+
+
+def built() -> list[str]:
+    """The instruction sets that this build has kernels for, worst first."""
+    return _C.isas_built()
+
+
+def available() -> list[str]:
+    """Of those, the ones that this CPU runs under the present cap (`TERSOR_ISA`, `use`), worst first."""
+    return _C.isas_available()
+
+
+def active() -> str:
+    """The instruction set in use: the best of `available()`."""
+    return _C.isa_active()
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Caps dispatch at the instruction set `name`, in the whole process, until the block ends.
+
+    A weight packed before keeps the kernel that it was packed for. Raises TersorError, listing what exists, when
+    `name` is unknown or this CPU cannot run it.
+    """
+    before = _C.isa_active()
+    _C.set_isa(name)
+    try:
+        yield
+    finally:
+        _C.set_isa(before)
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use: the smaller of its affinity and its cgroup quota, at least 1."""
+    return _C.usable_cpus()
+
+
+def set_threads(threads: int) -> None:
+    """Sets the threads that this module's functions use, at most `usable_cpus()`; 0 means that many."""
+    _C.set_threads(threads)
+
+
+def threads() -> int:
+    """The threads that this module's functions use. Torch ops use torch's own threads instead."""
+    return _C.threads()
+
+
+def packed_bytes_s8(n: int, k: int) -> int:
+    """Bytes of a packed [n, k] weight for the active kernel."""
+    return _C.packed_bytes_s8(n, k)
+
+
+def pack_s8(w: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Packs a weight for the active kernel.
+
+    Args:
+        w: int8 [n, k] in [-127, 127].
+        scale: float32 [n], finite and > 0; row j stands for scale[j] * w[j].
+
+    Returns:
+        uint8 [packed_bytes_s8(n, k)], a cache for this CPU; store `w` and `scale`, not this.
+    """
+    return _C.pack_s8(w, scale)
+
+
+def unpack_s8(packed: NDArray[np.uint8]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The inverse of `pack_s8`: w int8 [n, k] and scale float32 [n], exactly."""
+    return _C.unpack_s8(packed)
+
+
+def inspect_s8(packed: NDArray[np.uint8]) -> dict[str, Any]:
+    """What a packed weight is: `n`, `k`, `kernel` (its id) and `runnable` (whether this CPU runs that kernel)."""
+    return dict(_C.inspect_s8(packed))
+
+
+def gemm_s8(a: NDArray[np.uint8], packed: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """The exact integers c[i, j] = sum over p of a[i, p] * w[j, p].
+
+    Args:
+        a: uint8 [m, k], k at most 65536.
+        packed: what `pack_s8` returned for w [n, k].
+
+    Returns:
+        int32 [m, n].
+    """
+    return _C.gemm_s8(a, packed)
+
+
+def quantize_rows(
+    x: NDArray[np.float32],
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
+    """Asymmetric 8-bit quantisation of each row by its own range, which is stretched to hold 0.
+
+    Args:
+        x: float32 [m, k].
+
+    Returns:
+        q uint8 [m, k], scale float32 [m], zero_point int32 [m] and row_sum int32 [m] (the sums of q), with
+        x[i] close to scale[i] * (q[i] - zero_point[i]). A row with a NaN or an infinity has scale NaN.
+    """
+    return _C.quantize_rows(x)
+
+
+def linear_s8(
+    x: NDArray[np.float32],
+    packed: NDArray[np.uint8],
+    bias: NDArray[np.float32] | None = None,
+    residual: NDArray[np.float32] | None = None,
+    activation: str = "none",
+    x_scale: float = 0.0,
+    x_zero_point: int = 0,
+) -> NDArray[np.float32]:
+    """activation(x W^T + bias + residual) with int8 weights and activations quantised to 8 bits on the way in.
+
+    Args:
+        x: float32 [m, k].
+        packed: what `pack_s8` returned for the weight [n, k].
+        bias: float32 [n], or None.
+        residual: float32 [m, n], added before the activation, or None.
+        activation: "none", "relu", "gelu", "gelu_tanh" or "silu".
+        x_scale: 0 quantises each row by its own range; a positive scale is used for all rows with `x_zero_point`.
+        x_zero_point: in [0, 255].
+
+    Returns:
+        float32 [m, n].
+    """
+    return _C.linear_s8(x, packed, bias, residual, activation, x_scale, x_zero_point)
+
+
+def activate(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The activation `name` of `linear_s8` on float32 of any shape, as a new array."""
+    return _C.activate(name, x)

@@ -1,0 +1,50 @@
+"""The torch ops. Importing this module loads `_torch_ops.so` and raises NativeError when it cannot."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from tersor._native import torch_ops
+
+torch_ops()
+
+ACTIVATIONS: Final[dict[str, int]] = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}
+"""Codes of the op's `activation` argument; the same as in csrc/include/tersor/types.h."""
+
+LINEAR_S8: Final = torch.ops.tersor.linear_s8.default
+"""linear_s8(x, packed, bias, residual, out_features, activation, x_scale, x_zero_point) -> Tensor
+
+activation(x W^T + bias + residual) on the CPU, in one native call without autograd.
+
+x: float32, bfloat16 or float16 [..., in_features], any strides.
+packed: uint8 [bytes], a packed weight (tersor.kernels.pack_s8).
+bias: [out_features], float32 or the dtype of x; an empty tensor means none.
+residual: the dtype of x and the shape of the result; an empty tensor means none.
+activation: one of the codes in ACTIVATIONS.
+x_scale, x_zero_point: 0.0 quantises each row of x by its own range; a positive scale is used for all rows.
+
+Returns a contiguous tensor [..., out_features] of the dtype of x. Raises RuntimeError, naming what was expected and
+what was got. Runs on torch's own threads, at most as many as the process has CPUs.
+"""
+
+
+@torch.library.register_fake("tersor::linear_s8")
+def _linear_s8_fake(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    out_features: int,
+    activation: int,
+    x_scale: float,
+    x_zero_point: int,
+) -> Tensor:
+    torch._check(x.dim() >= 1, lambda: f"tersor::linear_s8: x: expected shape [..., in_features], got {list(x.shape)}")
+    torch._check(
+        x.dtype in (torch.float32, torch.bfloat16, torch.float16),
+        lambda: f"tersor::linear_s8: x: expected float32, bfloat16 or float16, got {x.dtype}",
+    )
+    return x.new_empty((*x.shape[:-1], out_features))
