@@ -1,0 +1,140 @@
+// In this program only children of fork touch the active selection: it reads TERSOR_ISA once per process.
+#include <cstdlib>
+#include <cstring>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "core/registry.h"
+#include "tersor/isa.h"
+#include "tersor/linear_s8.h"
+
+namespace {
+
+using tersor::KernelSet;
+using tersor::RunnableKernelSets;
+using tersor::testing::ErrorOf;
+using tersor::testing::Holds;
+using tersor::testing::InChild;
+
+bool EndsWith(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+// The id of the GEMM kernel that dispatch chooses under `isa`: the best set up to it that has one.
+std::string ExpectedGemmId(const std::string& isa) {
+  std::string id;
+  for (const KernelSet* set : RunnableKernelSets()) {
+    if (set->gemm_s8 != nullptr) id = set->gemm_s8->id;
+    if (isa == set->name) return id;
+  }
+  return "";
+}
+
+std::string PackedKernelId() {
+  std::vector<char> packed(tersor::PackedBytesS8(3, 5));
+  tersor::PackBeginS8(3, 5, packed.data(), packed.size());
+  return tersor::InspectPackedS8(packed.data(), packed.size()).kernel;
+}
+
+int BadVariable() {
+  setenv("TERSOR_ISA", "avx513", 1);
+  for (int i = 0; i < 2; ++i) {  // at the first use and at each later one
+    const std::string message = ErrorOf([] { tersor::ActiveIsa(); });
+    if (!Holds(message, "TERSOR_ISA=avx513") || !Holds(message, "scalar")) return 1;
+    for (const KernelSet* set : RunnableKernelSets())
+      if (!Holds(message, set->name)) return 2;
+  }
+  return ErrorOf([] { tersor::PackedBytesS8(3, 5); }).empty() ? 3 : 0;
+}
+
+int ForeignVariable() {
+#if defined(__x86_64__)
+  setenv("TERSOR_ISA", "neon_dotprod", 1);
+#else
+  setenv("TERSOR_ISA", "avx2", 1);
+#endif
+  return Holds(ErrorOf([] { tersor::ActiveIsa(); }), "cannot run on this CPU") ? 0 : 1;
+}
+
+int EveryVariable() {
+  for (const KernelSet* set : RunnableKernelSets()) {
+    setenv("TERSOR_ISA", set->name, 1);
+    const int result = InChild([] {
+      const std::string isa = std::getenv("TERSOR_ISA");
+      if (tersor::ActiveIsa() != isa || tersor::AvailableIsas().back() != isa) return 1;
+      return PackedKernelId() == ExpectedGemmId(isa) ? 0 : 2;
+    });
+    if (result != 0) return result;
+  }
+  return 0;
+}
+
+int EveryCap() {
+  const std::string best = RunnableKernelSets().back()->name;
+  for (const KernelSet* set : RunnableKernelSets()) {
+    tersor::SetIsaCap(set->name);
+    if (tersor::ActiveIsa() != set->name) return 1;
+    if (PackedKernelId() != ExpectedGemmId(set->name)) return 2;
+    const std::string message = ErrorOf([] { tersor::SetIsaCap("sse9"); });
+    if (!Holds(message, "sse9") || !Holds(message, best)) return 3;
+    if (tersor::ActiveIsa() != set->name) return 4;  // a bad cap changes nothing
+  }
+  tersor::SetIsaCap("");
+  return tersor::ActiveIsa() == best ? 0 : 5;
+}
+
+}  // namespace
+
+TEST(ScalarComesFirstAndHasEveryKernel) {
+  const KernelSet& scalar = *RunnableKernelSets().front();
+  CHECK(std::strcmp(scalar.name, "scalar") == 0);
+  CHECK(scalar.quantize != nullptr && scalar.convert != nullptr && scalar.activation != nullptr);
+  CHECK(scalar.gemm_s8 != nullptr);
+}
+
+TEST(NamesAreUniqueAndEndInTheirIsa) {
+  std::set<std::string> ids;
+  for (const KernelSet* set : RunnableKernelSets()) {
+    std::vector<std::string> own;
+    if (set->quantize != nullptr) own.emplace_back(set->quantize->id);
+    if (set->convert != nullptr) own.emplace_back(set->convert->id);
+    if (set->activation != nullptr) own.emplace_back(set->activation->id);
+    if (set->gemm_s8 != nullptr) {
+      const tersor::GemmS8Kernel& gemm = *set->gemm_s8;
+      own.emplace_back(gemm.id);
+      const std::string tile = std::to_string(gemm.mr) + "x" + std::to_string(gemm.nr);
+      CHECK_OR(own.back() == "gemm_s8_" + tile + "_" + set->name, "%s has a %s tile", gemm.id, tile.c_str());
+    }
+    for (const std::string& id : own) {
+      CHECK_OR(EndsWith(id, std::string("_") + set->name), "%s in set %s", id.c_str(), set->name);
+      CHECK_OR(ids.insert(id).second, "%s twice", id.c_str());
+    }
+  }
+}
+
+TEST(GemmKernelsKeepTheLawsOfTheContract) {
+  for (const KernelSet* set : RunnableKernelSets()) {
+    if (set->gemm_s8 == nullptr) continue;
+    const tersor::GemmS8Kernel& gemm = *set->gemm_s8;
+    CHECK(gemm.mr > 0 && gemm.nr > 0 && gemm.kr > 0 && gemm.row_limit > 0);
+    CHECK_OR(tersor::kPackRowsS8 % gemm.nr == 0, "%s: nr=%d", gemm.id, gemm.nr);
+    CHECK_OR(tersor::kMaxDepthS8 % gemm.kr == 0, "%s: kr=%d", gemm.id, gemm.kr);  // chunks start unpadded
+    CHECK_OR(std::strlen(gemm.id) < 96, "%s does not fit the packed header", gemm.id);
+  }
+}
+
+TEST(RunnableIsASubsetOfBuilt) {
+  const std::vector<std::string> built = tersor::BuiltIsas();
+  size_t at = 0;
+  for (const KernelSet* set : RunnableKernelSets()) {
+    while (at < built.size() && built[at] != set->name) ++at;
+    CHECK_OR(at < built.size(), "%s is not in the built list, or out of order", set->name);
+  }
+}
+
+TEST(VariableNamesAnUnknownIsa) { CHECK_OR(InChild(BadVariable) == 0, "child failed"); }
+TEST(VariableNamesAnotherArchitecture) { CHECK_OR(InChild(ForeignVariable) == 0, "child failed"); }
+TEST(VariableForcesEachIsa) { CHECK_OR(InChild(EveryVariable) == 0, "child failed"); }
+TEST(CapForcesEachIsa) { CHECK_OR(InChild(EveryCap) == 0, "child failed"); }
