@@ -1,0 +1,8 @@
+"""Replacement layers. Each can be used alone: `Int8Linear.from_float(linear)`."""
+
+from tersor.nn.conv1d import Int8Conv1D
+from tersor.nn.int8_linear import Int8Linear
+from tersor.nn.packed_layer import PackedLayer
+from tersor.nn.registry import REGISTRY, register
+
+__all__ = ["REGISTRY", "Int8Conv1D", "Int8Linear", "PackedLayer", "register"]

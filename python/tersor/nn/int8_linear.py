@@ -1,0 +1,260 @@
+"""nn.Linear with int8 weights, 8-bit activations and the activation function in one native call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from typing_extensions import Self
+
+from tersor.errors import TersorError
+from tersor.nn.dequantized_weight import READ_ONLY, DequantizedWeight
+from tersor.nn.float_linear import float_weight_problem, is_conv1d
+from tersor.nn.linear_autograd import linear_s8_with_grad
+from tersor.nn.linear_config import check_settings, checked_config
+from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, Expected, PackedLayer
+from tersor.nn.packed_weight import dequantize, pack_canonical, pack_float, unpack
+from tersor.nn.registry import REGISTRY, register
+from tersor.ops import ACTIVATIONS, LINEAR_S8
+
+_NOTHING = torch.empty(0)  # no bias, no residual
+_ACTIVATION_NAMES = {code: name for name, code in ACTIVATIONS.items()}
+_is_grad_enabled = torch.is_grad_enabled
+_float32 = torch.float32
+
+
+@register
+class Int8Linear(PackedLayer, nn.Linear):
+    """y = activation(x W^T + bias) with W in int8 and x quantised to 8 bits on the fly.
+
+    Input: [..., in_features] in float32, bfloat16 or float16, any strides; output: [..., out_features] in the dtype
+    of the input, whatever the dtype of the layer. Gradients flow to the input and the bias (straight-through), never
+    to the weight. `weight` is readable, computed on demand and read-only. The state dict holds weight_q int8
+    [out_features, in_features], weight_scale float32 [out_features] and bias; a state dict of nn.Linear loads too
+    and is quantised on the way. docs/kernels.md has the formula.
+
+    Raises (forward):
+        TersorError: x has another dtype, width or device, or no weights were loaded; the message names the layer.
+    """
+
+    kind = "int8_linear"
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str = "none",
+        x_scale: float = 0.0,
+        x_zero_point: int = 0,
+    ) -> None:
+        """A layer without weights: use from_float, or load_state_dict afterwards.
+
+        `activation`: a key of tersor.ops.ACTIVATIONS. `x_scale` 0: x is quantised row by row; above 0: with this
+        scale and `x_zero_point` in [0, 255].
+        """
+        nn.Module.__init__(self)
+        dtype = dtype or torch.get_default_dtype()
+        check_settings(in_features, out_features, activation, x_scale, x_zero_point)
+        self.in_features, self.out_features = in_features, out_features
+        self._activation_code = ACTIVATIONS[activation]
+        self.x_scale, self.x_zero_point = float(x_scale), x_zero_point
+        self._start_empty(dtype, device)
+        parameter = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype), requires_grad=False)
+        self.register_parameter("bias", parameter if bias else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features]."""
+        packed = self._buffers["packed"]  # past Module.__getattr__, which costs half a microsecond a name
+        parameter = self._parameters["bias"]
+        try:
+            bias: Tensor = _NOTHING if parameter is None else parameter
+            if bias.dtype is not _float32 and bias.dtype is not x.dtype:
+                bias = bias.float()
+            if _is_grad_enabled() and (x.requires_grad or bias.requires_grad):
+                return linear_s8_with_grad(
+                    x, packed, bias, self.out_features, self._activation_code, self.x_scale, self.x_zero_point
+                )
+            return LINEAR_S8(  # type: ignore[no-any-return]
+                x, packed, bias, _NOTHING, self.out_features, self._activation_code, self.x_scale, self.x_zero_point
+            )
+        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            problem = self._input_problem(x)
+            if problem is None:
+                raise
+            raise TersorError(f"{self._label()}: {problem}") from error
+
+    def _input_problem(self, x: object) -> str | None:
+        if not self.has_weights:
+            return "the layer has no weights yet; load a state dict first"
+        if not isinstance(x, Tensor):
+            return f"expected a tensor [..., {self.in_features}], got {type(x).__name__}"
+        if x.layout != torch.strided or x.is_nested or x.device.type != "cpu":
+            kind = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
+            return f"expected a dense tensor on cpu, got a {kind} one on {x.device}; convert it or move it to the CPU"
+        if x.dtype not in DTYPE_NAMES:
+            return f"expected x in {', '.join(DTYPES)}, got {x.dtype}; convert it with x.float()"
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            return (
+                f"expected x [..., {self.in_features}], got {list(x.shape)}; the last dimension must be in_features "
+                f"= {self.in_features}, see what the layer before gives out"
+            )
+        return None
+
+    @property
+    def activation(self) -> str:
+        """The name of the activation function that is part of the layer."""
+        return _ACTIVATION_NAMES[self._activation_code]
+
+    # --- The weight.
+
+    @property
+    def weight(self) -> Tensor:
+        """The dequantised weight [out_features, in_features] in the layer's dtype, computed when it is read."""
+        return self._read_weight()
+
+    @weight.setter
+    def weight(self, value: Any) -> NoReturn:
+        raise TersorError(f"{self._label()}: {READ_ONLY}")
+
+    def _read_weight(self, transposed: bool = False) -> Tensor:
+        packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
+        if torch.compiler.is_dynamo_compiling():
+            weight: Tensor = dequantize(packed, self.out_features, self.in_features, self._dtype)
+            return weight.t() if transposed else weight
+        view: DequantizedWeight | None = self.__dict__.get("_weight")
+        if view is None or view.packed is not packed or view.float_dtype is not self._dtype:
+            view = DequantizedWeight(packed, self.out_features, self.in_features, self._dtype, transposed)
+            if not torch.compiler.is_compiling():
+                self.__dict__["_weight"] = view
+        return view
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As nn.Module's; the weight cannot be set."""
+        if name == "weight":
+            raise TersorError(f"{self._label()}: {READ_ONLY}")
+        super().register_parameter(name, param)
+
+    def reset_parameters(self) -> None:
+        """Raises TersorError: an int8 layer takes its weights from a float layer or a state dict."""
+        raise TersorError(f"{self._label()}: {READ_ONLY}")
+
+    # --- To and from float.
+
+    @classmethod
+    def reason_against(cls, module: nn.Module) -> str | None:
+        """Why `module` cannot become this layer, or None when it can."""
+        if is_conv1d(module) and cls is Int8Linear:
+            return REGISTRY["int8_conv1d"].reason_against(module)
+        if not isinstance(module, nn.Linear):
+            return f"{type(module).__name__} is not an nn.Linear"
+        if isinstance(module, NonDynamicallyQuantizableLinear):
+            return "the out_proj of nn.MultiheadAttention is never called: attention reads its weight as a matrix"
+        if type(module).forward is not nn.Linear.forward or "forward" in module.__dict__:
+            return f"{type(module).__name__} has a forward of its own"
+        return float_weight_problem(module)
+
+    @classmethod
+    def from_float(
+        cls, module: nn.Module, *, activation: str = "none", x_scale: float = 0.0, x_zero_point: int = 0
+    ) -> Self:
+        """Quantises an nn.Linear (or a transformers Conv1D, which gives an Int8Conv1D) in blocks of rows.
+
+        The bias is copied and the training flag taken over; hooks are moved by tersor.swap. `module` is not
+        changed. Peak memory beyond `module` is the packed weight and a few megabytes.
+
+        Raises:
+            ValueError: with reason_against(module), or when the weight holds NaN or infinity.
+        """
+        settings: dict[str, Any] = {"activation": activation, "x_scale": x_scale, "x_zero_point": x_zero_point}
+        if is_conv1d(module) and cls is Int8Linear:
+            return REGISTRY["int8_conv1d"].from_float(module, **settings)  # type: ignore[return-value]
+        reason = cls.reason_against(module)
+        if reason is not None:
+            raise ValueError(reason)
+        weight, bias = cls._oriented(module.weight.detach()), module.bias  # type: ignore[operator]
+        out_features, in_features = weight.shape
+        with torch.inference_mode(False), torch.no_grad():
+            layer = cls(in_features, out_features, bias is not None, "cpu", weight.dtype, **settings)
+            layer._buffers["packed"] = pack_float(weight)
+            if isinstance(bias, Tensor):
+                layer.bias.copy_(bias)
+        layer.training = module.training
+        return layer
+
+    @staticmethod
+    def _oriented(weight: Tensor) -> Tensor:
+        """The weight of the float layer as [out_features, in_features]."""
+        return weight
+
+    @classmethod
+    def float_example(cls) -> tuple[nn.Module, Tensor]:
+        """nn.Linear(70, 33) and x [2, 3, 70]."""
+        return nn.Linear(70, 33), torch.randn(2, 3, 70)
+
+    def to_float(self) -> nn.Module:
+        """An nn.Linear with the dequantised weight. A fused activation is not part of it."""
+        return self._write_float(nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta"))
+
+    def _write_float(self, module: nn.Module) -> nn.Module:
+        weight = self.weight.clone()
+        module.weight = nn.Parameter(weight)
+        if self.bias is not None:
+            module.bias = nn.Parameter(self.bias.detach().clone())
+        module.train(self.training)
+        return module
+
+    # --- Description.
+
+    def config(self) -> dict[str, Any]:
+        """What from_config needs, JSON-able."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.bias is not None,
+            "dtype": DTYPE_NAMES[self._dtype],
+            "activation": self.activation,
+            "x_scale": self.x_scale,
+            "x_zero_point": self.x_zero_point,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A layer without weights; raises ValueError when the config is not valid."""
+        settings = checked_config(config)
+        return cls(device="cpu", **{**settings, "dtype": DTYPES[settings["dtype"]]})
+
+    @classmethod
+    def expected_tensors(cls, config: Mapping[str, Any]) -> Expected:
+        """Names, dtypes and shapes of the tensors that `fill` takes; raises ValueError like from_config."""
+        settings = checked_config(config)
+        n, k = settings["out_features"], settings["in_features"]
+        expected: Expected = {"weight_q": (torch.int8, (n, k)), "weight_scale": (torch.float32, (n,))}
+        if settings["bias"]:
+            expected["bias"] = (DTYPES[settings["dtype"]], (n,))
+        return expected
+
+    def _pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        if "weight" not in tensors:
+            return pack_canonical(tensors["weight_q"], tensors["weight_scale"])
+        weight = self._oriented(tensors["weight"].detach()) if tensors["weight"].dim() == 2 else tensors["weight"]
+        shape = (self.out_features, self.in_features)
+        if tuple(weight.shape) != shape or weight.device.type != "cpu":
+            raise ValueError(f"weight: expected {list(shape)} on cpu, got {list(weight.shape)} on {weight.device}")
+        return pack_float(weight)
+
+    def _unpack(self) -> dict[str, Tensor]:
+        q, scale = unpack(self.packed, self.out_features, self.in_features)
+        return {"weight_q": q, "weight_scale": scale}
+
+    def extra_repr(self) -> str:
+        """Adds what is quantised and how to nn.Linear's line."""
+        how = "dynamic" if self.x_scale == 0 else f"static({self.x_scale:.6g}, {self.x_zero_point})"
+        fused = "" if self.activation == "none" else f", activation={self.activation}"
+        return f"{super().extra_repr()}, weights=int8, activations={how}{fused}"

@@ -1,0 +1,43 @@
+"""The description of an int8 linear layer, as it stands in a file, and its checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tersor.nn.packed_layer import DTYPES
+from tersor.ops import ACTIVATIONS
+
+_MAX_EXTENT = (1 << 31) - 1
+
+
+def check_settings(k: Any, n: Any, activation: Any, x_scale: Any, x_zero_point: Any) -> None:
+    """Raises ValueError unless a layer can have k inputs, n outputs and these settings."""
+    for name, value in (("in_features", k), ("out_features", n)):
+        if type(value) is not int or not 0 < value <= _MAX_EXTENT:
+            raise ValueError(f"{name}: expected an integer in [1, {_MAX_EXTENT}], got {value!r}")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    number = isinstance(x_scale, (int, float)) and not isinstance(x_scale, bool)
+    info = torch.finfo(torch.float32)
+    if not number or not (x_scale == 0 or (math.isfinite(x_scale) and info.tiny <= x_scale <= info.max)):
+        raise ValueError(f"x_scale: expected 0 (dynamic) or a positive normal float32, got {x_scale!r}")
+    if type(x_zero_point) is not int or not 0 <= x_zero_point <= 255:
+        raise ValueError(f"x_zero_point: expected an integer in [0, 255], got {x_zero_point!r}")
+
+
+def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `config`; raises ValueError when a key is missing, unexpected or holds a value that is not valid."""
+    names = ("in_features", "out_features", "bias", "dtype", "activation", "x_scale", "x_zero_point")
+    if not isinstance(config, Mapping) or set(config) != set(names):
+        got = sorted(map(str, config)) if isinstance(config, Mapping) else type(config).__name__
+        raise ValueError(f"config: expected exactly {', '.join(names)}, got {got}")
+    check_settings(*(config[name] for name in names if name not in ("bias", "dtype")))
+    if type(config["bias"]) is not bool:
+        raise ValueError(f"bias: expected true or false, got {config['bias']!r}")
+    if not isinstance(config["dtype"], str) or config["dtype"] not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {config['dtype']!r}")
+    return dict(config)

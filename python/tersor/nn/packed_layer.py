@@ -1,0 +1,251 @@
+"""The life of a layer whose weight lives in one packed buffer: devices, dtypes, state dicts, copies, pickles.
+
+Files, state dicts and pickles hold the canonical tensors (weight_q, weight_scale, bias); packing is a cache of the
+CPU that runs the layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from multiprocessing.context import get_spawning_popen
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from tersor.errors import TersorError
+
+Expected = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class PackedLayer(nn.Module):
+    """Base of the replacement layers. A subclass names its kind and says how to pack, unpack and describe itself.
+
+    A layer without weights (made by its constructor or from_config) has an empty `packed` buffer until `fill` or
+    load_state_dict; on `meta` it stays empty. Layers run on the CPU.
+    """
+
+    kind: ClassVar[str] = ""
+    packed: Tensor
+    _dtype: torch.dtype
+    _tersor_name: str = ""  # the qualified name inside the model, for messages; set by tersor.swap
+
+    # --- What a subclass provides.
+
+    @classmethod
+    def reason_against(cls, module: nn.Module) -> str | None:
+        """Why `module` cannot become this layer, or None when it can."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_float(cls, module: nn.Module) -> Self:
+        """The layer that replaces `module`; raises ValueError with reason_against(module)."""
+        raise NotImplementedError
+
+    def to_float(self) -> nn.Module:
+        """The float layer with the values that this layer computes with."""
+        raise NotImplementedError
+
+    @classmethod
+    def float_example(cls) -> tuple[nn.Module, Tensor]:
+        """A small float layer that this kind replaces, and an input for it: for tests and documentation."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """What from_config needs, JSON-able."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A layer without weights; raises ValueError when the config is not valid."""
+        raise NotImplementedError
+
+    @classmethod
+    def expected_tensors(cls, config: Mapping[str, Any]) -> Expected:
+        """Names, dtypes and shapes of the tensors that `fill` takes; raises ValueError like from_config."""
+        raise NotImplementedError
+
+    def _pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Canonical weight tensors, or a float `weight`, to packed bytes."""
+        raise NotImplementedError
+
+    def _unpack(self) -> dict[str, Tensor]:
+        """The canonical weight tensors, without parameters such as the bias."""
+        raise NotImplementedError
+
+    # --- State.
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the bias and of `weight` as it is read. Inputs may have another; outputs follow the input."""
+        return self._dtype
+
+    @property
+    def has_weights(self) -> bool:
+        """False until weights are loaded into a layer that was made without them."""
+        return self._buffers["packed"].numel() > 0  # type: ignore[union-attr]
+
+    def canonical_tensors(self) -> dict[str, Tensor]:
+        """The tensors that define the layer, independent of the CPU. The weight tensors are made for the call.
+
+        Raises:
+            TersorError: the layer has no weights yet.
+        """
+        if not self.has_weights:
+            raise TersorError(f"{self._label()} has no weights yet: load a state dict first")
+        return {**self._unpack(), **self._float_tensors()}
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes canonical tensors, checks them against expected_tensors(config()), packs in blocks of rows.
+
+        Raises:
+            ValueError: a missing or unexpected name, a wrong dtype or shape, a value out of range.
+        """
+        expected = self.expected_tensors(self.config())
+        if tensors.keys() != expected.keys():
+            raise ValueError(f"{self._label()}: expected tensors {sorted(expected)}, got {sorted(tensors)}")
+        for name, spec in expected.items():
+            _check_tensor(name, tensors[name], spec)
+        packed = self._pack_checked(tensors)
+        for name in self._float_tensors():
+            self._parameters[name] = nn.Parameter(tensors[name].detach().clone(), requires_grad=False)
+        self._buffers["packed"] = packed
+
+    def _start_empty(self, dtype: torch.dtype, device: torch.device | str | None) -> None:
+        check_place(torch.empty(0, dtype=dtype, device=device))
+        self._dtype = dtype
+        self.register_buffer("packed", torch.empty(0, dtype=torch.uint8, device=device), persistent=False)
+
+    def _label(self) -> str:
+        return f"{type(self).__name__} {self._tersor_name!r}" if self._tersor_name else type(self).__name__
+
+    def _float_tensors(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self._parameters.items() if p is not None}
+
+    def _pack_checked(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        try:
+            return self._pack(tensors)
+        except RuntimeError as error:  # the native checks of values
+            raise ValueError(f"{self._label()}: {error}") from error
+
+    # --- Moving.
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        packed = self.packed
+        probe = fn(torch.empty(1, dtype=self._dtype, device=packed.device))
+        check_place(probe)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._dtype = probe.dtype
+        moved = self.packed
+        if moved.dtype != torch.uint8:  # module.type(dtype) casts every tensor
+            moved = packed
+        elif moved.is_meta or (moved is not packed and (packed.is_meta or not torch.equal(moved, packed))):
+            moved = torch.empty(0, dtype=torch.uint8, device=moved.device)  # to("meta"), to_empty
+        self._buffers["packed"] = moved
+        return self
+
+    # --- State dicts.
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.has_weights:
+            tensors = self._unpack()
+        else:
+            expected = self.expected_tensors(self.config())
+            weights = {name: spec for name, spec in expected.items() if name not in self._parameters}
+            tensors = {name: torch.empty(shape, dtype=d, device="meta") for name, (d, shape) in weights.items()}
+        destination.update({prefix + name: tensor for name, tensor in tensors.items()})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        expected = {
+            name: spec for name, spec in self.expected_tensors(self.config()).items() if name not in self._parameters
+        }
+        given = {n: state_dict[prefix + n] for n in (*expected, "weight") if prefix + n in state_dict}
+        unexpected_keys[:] = [key for key in unexpected_keys if key[len(prefix) :] not in given]
+        absent = [] if "weight" in given else [prefix + name for name in expected if name not in given]
+        if absent:
+            missing_keys.extend(absent if strict else ())
+            return
+        try:
+            packed = self._packed_from(given, expected)
+        except ValueError as error:
+            error_msgs.append(f"While loading {prefix.rstrip('.') or type(self).__name__}: {error}.")
+            return
+        if not self.packed.is_meta or local_metadata.get("assign_to_params_buffers", False):
+            self._buffers["packed"] = packed
+
+    def _packed_from(self, given: Mapping[str, Any], expected: Expected) -> Tensor:
+        if "weight" in given and len(given) > 1:
+            raise ValueError("found a float weight and quantised tensors; keep one of the two")
+        for name, tensor in given.items():
+            if name in expected:
+                _check_tensor(name, tensor, expected[name])
+        return self._pack_checked(given)
+
+    # --- Copies and pickles.
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in self.__dict__.items() if name != "_weight"}
+        # A process being spawned on this host takes the packed bytes as they are, in shared memory.
+        if self.has_weights and get_spawning_popen() is None:
+            state["_buffers"] = {name: b for name, b in self._buffers.items() if name != "packed"}
+            state["_canonical"] = self._unpack()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        canonical = state.get("_canonical")
+        state = {name: value for name, value in state.items() if name != "_canonical"}
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if canonical is not None:
+            self._buffers["packed"] = self._pack(canonical)
+
+    def __copy__(self) -> Self:
+        clone = self.__class__.__new__(self.__class__)
+        clone.__dict__.update(self.__dict__)
+        return clone
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        clone = self.__class__.__new__(self.__class__)
+        memo[id(self)] = clone
+        state = {name: value for name, value in self.__dict__.items() if name != "_weight"}
+        clone.__dict__.update(copy.deepcopy(state, memo))
+        return clone
+
+
+def check_place(probe: Tensor) -> None:
+    """Raises TypeError or RuntimeError unless a layer can live with this dtype and on this device."""
+    if probe.dtype not in DTYPE_NAMES:
+        raise TypeError(f"tersor layers take {', '.join(DTYPES)}, got {probe.dtype}; convert the model to one of these")
+    if probe.device.type not in ("cpu", "meta"):
+        raise RuntimeError(
+            f"tersor layers run on the CPU, got device {probe.device}; move the input to the CPU, or get the float "
+            "layer back with to_float() or tersor.restore(model)"
+        )
+
+
+def _check_tensor(name: str, tensor: Any, expected: tuple[torch.dtype, tuple[int, ...]]) -> None:
+    dtype, shape = expected
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+        got = f"{tensor.dtype} {list(tensor.shape)}"
+        raise ValueError(f"{name}: expected {dtype} {list(shape)}, got {got}")
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{name}: expected a CPU tensor, got one on {tensor.device}")

@@ -1,0 +1,76 @@
+"""Packed int8 weights as torch tensors: one uint8 [bytes] tensor in the layout of this CPU's kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from tersor._native import core
+from tersor.quantize import block_rows, dequantize_s8, quantize_s8_blocks
+
+
+def pack_blocks(n: int, k: int, blocks: Iterable[tuple[int, Tensor, Tensor]]) -> Tensor:
+    """Packs an [n, k] weight that arrives in blocks (first row, q int8 [rows, k], scale float32 [rows]).
+
+    Raises:
+        ValueError: n or k is not in [1, 2^31).
+        tersor.TersorError: a weight outside [-127, 127], a scale that is not finite and positive.
+    """
+    native = core()
+    with torch.inference_mode(False):
+        packed = torch.empty(native.packed_bytes_s8(n, k), dtype=torch.uint8, device="cpu")
+    address, size = packed.data_ptr(), packed.numel()
+    native.pack_begin_s8(n, k, address, size)
+    for begin, q, scale in blocks:
+        q, scale = q.contiguous(), scale.contiguous()
+        native.pack_rows_s8(begin, q.shape[0], q.data_ptr(), scale.data_ptr(), address, size)
+    return packed
+
+
+def pack_float(weight: Tensor) -> Tensor:
+    """Quantises and packs a float weight [n, k]; besides the result only a block of rows is held."""
+    return pack_blocks(weight.shape[0], weight.shape[1], quantize_s8_blocks(weight))
+
+
+def pack_canonical(q: Tensor, scale: Tensor) -> Tensor:
+    """Packs q int8 [n, k] with scale float32 [n]."""
+    n, k = q.shape
+    rows = block_rows(k)
+    blocks = ((i, q[i : i + rows], scale[i : i + rows]) for i in range(0, n, rows))
+    return pack_blocks(n, k, blocks)
+
+
+def unpacked_blocks(packed: Tensor, n: int, k: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The inverse of pack_blocks: (first row, q, scale), block by block. The tensors are fresh."""
+    native = core()
+    rows = block_rows(k)
+    for begin in range(0, n, rows):
+        count = min(rows, n - begin)
+        q = torch.empty((count, k), dtype=torch.int8, device="cpu")
+        scale = torch.empty(count, dtype=torch.float32, device="cpu")
+        native.unpack_rows_s8(begin, count, packed.data_ptr(), packed.numel(), q.data_ptr(), scale.data_ptr())
+        yield begin, q, scale
+
+
+def unpack(packed: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
+    """q int8 [n, k] and scale float32 [n]."""
+    q = torch.empty((n, k), dtype=torch.int8, device="cpu")
+    scale = torch.empty(n, dtype=torch.float32, device="cpu")
+    core().unpack_rows_s8(0, n, packed.data_ptr(), packed.numel(), q.data_ptr(), scale.data_ptr())
+    return q, scale
+
+
+@torch.library.custom_op("tersor::dequantize_s8", mutates_args=())
+def dequantize(packed: Tensor, out_features: int, in_features: int, dtype: torch.dtype) -> Tensor:
+    """The weight that the packed bytes stand for: q * scale, `dtype` [out_features, in_features]."""
+    weight = torch.empty((out_features, in_features), dtype=dtype, device="cpu")
+    for begin, q, scale in unpacked_blocks(packed, out_features, in_features):
+        weight[begin : begin + q.shape[0]] = dequantize_s8(q, scale)
+    return weight
+
+
+@dequantize.register_fake
+def _dequantize_fake(packed: Tensor, out_features: int, in_features: int, dtype: torch.dtype) -> Tensor:
+    return packed.new_empty((out_features, in_features), dtype=dtype)

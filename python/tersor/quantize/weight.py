@@ -1,0 +1,60 @@
+"""Symmetric int8 weights, one scale per output channel.
+
+scale[i] = max |w[i]| / 127 and q[i, j] = round_half_even(w[i, j] / scale[i]), so |w - q * scale| <= scale / 2.
+The method is that of Wu et al., "Integer quantization for deep learning inference", 2020, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+ROW_MULTIPLE = 64  # kPackRowsS8 of tersor/linear_s8.h
+_BLOCK_ELEMENTS = 1 << 20
+_LIMIT = 127.0
+_SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+
+
+def block_rows(columns: int) -> int:
+    """Rows per block: a multiple of ROW_MULTIPLE that keeps a block near one million elements."""
+    return max(_BLOCK_ELEMENTS // max(columns, 1) // ROW_MULTIPLE, 1) * ROW_MULTIPLE
+
+
+def quantize_s8(weight: Tensor, *, first_row: int = 0) -> tuple[Tensor, Tensor]:
+    """Quantises weight [n, k] (float) to q int8 [n, k] in [-127, 127] and scale float32 [n].
+
+    A row of zeros gets scale 1. Scales are normal numbers: a row that is too small for that rounds towards zero.
+    `first_row` is what an error counts rows from.
+
+    Raises:
+        ValueError: the weight is not a 2-d floating-point tensor, or holds NaN or infinity.
+    """
+    if weight.dim() != 2 or not weight.is_floating_point():
+        raise ValueError(f"expected a 2-d floating-point weight, got {weight.dtype} {list(weight.shape)}")
+    n, k = weight.shape
+    if n == 0 or k == 0:
+        return torch.zeros((n, k), dtype=torch.int8), torch.ones(n)
+    w = weight.detach().to(torch.float32)  # [n, k]
+    low, high = torch.aminmax(w, dim=1)
+    peak = torch.maximum(high, -low)  # [n]
+    bad = torch.nonzero(~torch.isfinite(peak))
+    if bad.numel():
+        raise ValueError(f"the weight holds NaN or infinity, first in row {first_row + int(bad[0])}")
+    scale = torch.where(peak > 0, (peak / _LIMIT).clamp_min(_SMALLEST_SCALE), torch.ones_like(peak))
+    q = (w / scale[:, None]).round_().clamp_(-_LIMIT, _LIMIT).to(torch.int8)
+    return q, scale
+
+
+def quantize_s8_blocks(weight: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yields (first row, q, scale) for blocks of rows of weight [n, k], so that no second float copy exists."""
+    rows = block_rows(weight.shape[1])
+    for begin in range(0, weight.shape[0], rows):
+        q, scale = quantize_s8(weight[begin : begin + rows], first_row=begin)
+        yield begin, q, scale
+
+
+def dequantize_s8(q: Tensor, scale: Tensor) -> Tensor:
+    """q int8 [n, k] times scale float32 [n]: float32 [n, k]."""
+    return q.to(torch.float32).mul_(scale[:, None])
