@@ -2,128 +2,106 @@
 // measured errors: docs/kernels.md, "Activations".
 //
 // Included only by kernels/<isa>/activation.cc, which defines, in its own anonymous namespace, a vector type V:
-//   F, I               float lanes and 32-bit integer lanes;  kLanes  how many
-//   Load, Store        F from and to unaligned floats
-//   Set, SetInt        one value in every lane
-//   Add Sub Mul Div    rounded once; Fma(a, b, c) = a * b + c rounded once
-//   Max, Min           a > b ? a : b and a < b ? a : b: with a NaN on either side the result is b
-//   Abs
+//   F, kLanes            the vector and how many floats it holds
+//   Load, Store          from and to unaligned memory;  Set: one value in every lane
+//   Add Sub Mul Div      each rounded once
+//   Fma(a, b, c)         a * b + c rounded once;  Fms(a, b, c): a * b - c rounded once
+//   Max, Min, Abs        a > b ? a : b and a < b ? a : b, so b when either is NaN
 //   IfNegative(v, a, b)  v < 0 ? a : b
-//   Bits, FromBits     the same 32 bits as I or as F
-//   AddInt, SubInt, HalfInt (arithmetic shift right by 1), ToExponent (shift left by 23)
+//   Scale(x, n)          x * 2^n rounded once, for the exponents of this file. Where no instruction does it: times
+//                        2^(n >> 1), exactly, and then times 2^(n - (n >> 1))
 #pragma once
 #include <cstring>
 
 #include "kernels/kernel_api.h"
 
+// Called twice, for whole vectors and for the rest: without it the compiler keeps a call in the loop.
+#define TERSOR_INLINE __attribute__((always_inline)) inline
+
 namespace {
 
-// exp(x) = p * 2^n
+// exp(-y) = 2^n exp(r), |r| <= 0.3466
 template <typename V>
-struct Exp {
-  typename V::F p;  // in [0.7, 1.42]
-  typename V::I n;
+struct Reduced {
+  typename V::F n, r;
 };
 
-// 2^n as two factors, both normal for -250 < n < 250.
+// y in [0, 115]
 template <typename V>
-struct PowerOfTwo {
-  typename V::F first, second;
-};
-
-template <typename V>
-typename V::F ExactPower(typename V::I n) {
-  return V::FromBits(V::ToExponent(V::AddInt(n, V::SetInt(127))));
+TERSOR_INLINE Reduced<V> Reduce(typename V::F y) {
+  const typename V::F shift = V::Set(0x1.8p23f);  // adding it rounds to an integer
+  const typename V::F n = V::Sub(V::Fma(y, V::Set(-0x1.715476p0f), shift), shift);
+  return {n, V::Fma(n, V::Set(0x1.05c61p-29f), V::Fms(n, V::Set(-0x1.62e43p-1f), y))};  // the Fms is exact
 }
 
 template <typename V>
-PowerOfTwo<V> SplitPower(typename V::I n) {
-  const typename V::I half = V::HalfInt(n);
-  return {ExactPower<V>(half), ExactPower<V>(V::SubInt(n, half))};
-}
-
-// exp(x + x_low) for x in [-170, 0] and |x_low| tiny beside 1.
-template <typename V>
-Exp<V> ExpOf(typename V::F x, typename V::F x_low) {
-  using F = typename V::F;
-  const F shift = V::Set(0x1.8p23f);  // adding it rounds to an integer, which the low bits then hold
-  const F shifted = V::Fma(x, V::Set(0x1.715476p0f), shift);
-  const F n = V::Sub(shifted, shift);
-  F r = V::Fma(n, V::Set(-0x1.62e43p-1f), x);  // exact
-  r = V::Add(V::Fma(n, V::Set(0x1.05c61p-29f), r), x_low);
-  F q = V::Fma(r, V::Set(0x1.6a225ap-10f), V::Set(0x1.123b02p-7f));
+TERSOR_INLINE typename V::F ExpMinusOne(typename V::F r) {
+  typename V::F q = V::Fma(r, V::Set(0x1.6a225ap-10f), V::Set(0x1.123b02p-7f));
   q = V::Fma(r, q, V::Set(0x1.5558f8p-5f));
   q = V::Fma(r, q, V::Set(0x1.555490p-3f));
   q = V::Fma(r, q, V::Set(0x1.fffffcp-2f));
-  const F p = V::Add(V::Set(1.0f), V::Fma(V::Mul(r, r), q, r));
-  return {p, V::SubInt(V::Bits(shifted), V::Bits(shift))};
+  return V::Fma(V::Mul(r, r), q, r);
 }
 
 template <typename V>
-typename V::F Relu(typename V::F v) {
+TERSOR_INLINE typename V::F Relu(typename V::F v) {
   return V::Max(V::Set(0.0f), v);
 }
 
-// v / (1 + exp(-y)) for v >= 0 and v / (1 + exp(y)) for v < 0, where y = high + low >= 0 and a = |v|, both clamped at
-// a point where the negative side is 0. The power of two comes last, so the tail keeps its precision down to underflow.
+// v / (1 + E) for v >= 0 and v E / (1 + E) for v < 0, with E = exp(-y) = 2^n exp(r). The power of two comes last, so
+// the tail keeps its precision down to underflow. At v = -limit the result is 0.
 template <typename V>
-typename V::F TimesSigmoid(typename V::F v, typename V::F a, typename V::F high, typename V::F low) {
+TERSOR_INLINE typename V::F TimesSigmoid(typename V::F v, const Reduced<V>& e, float limit) {
   using F = typename V::F;
-  const F zero = V::Set(0.0f), one = V::Set(1.0f);
-  const Exp<V> e = ExpOf<V>(V::Sub(zero, high), V::Sub(zero, low));
-  const PowerOfTwo<V> power = SplitPower<V>(e.n);
-  const F denominator = V::Fma(V::Mul(e.p, power.first), power.second, one);
-  const F quotient = V::Div(V::IfNegative(v, V::Mul(V::Sub(zero, a), e.p), v), denominator);
-  return V::IfNegative(v, V::Mul(V::Mul(quotient, power.first), power.second), quotient);
+  const F one = V::Set(1.0f), s = ExpMinusOne<V>(e.r), bounded = V::Max(V::Set(-limit), v);
+  const F denominator = V::Add(one, V::Scale(V::Add(one, s), e.n));
+  const F quotient = V::Div(V::IfNegative(v, V::Fma(bounded, s, bounded), v), denominator);
+  return V::IfNegative(v, V::Scale(quotient, e.n), quotient);
 }
 
 template <typename V>
-typename V::F Silu(typename V::F v) {
-  const typename V::F a = V::Min(V::Set(110.0f), V::Abs(v));
-  return TimesSigmoid<V>(v, a, a, V::Set(0.0f));
+TERSOR_INLINE typename V::F Silu(typename V::F v) {
+  return TimesSigmoid<V>(v, Reduce<V>(V::Min(V::Abs(v), V::Set(110.0f))), 110.0f);
 }
 
-// 0.5 v (1 + tanh(sqrt(2/pi) (v + 0.044715 v^3))) = v / (1 + exp(-y)), y = v (c0 + c1 v^2), with y kept to twice the
-// precision: in the tail it is near 100 and its error is the relative error of the result.
+// 0.5 v (1 + tanh(sqrt(2 / pi) (v + 0.044715 v^3))) = v / (1 + exp(-y)) with y = v (c0 + c1 v^2). In the tail y is near
+// 100 and its error is the relative error of the result, so y is kept to twice the precision.
 template <typename V>
-typename V::F GeluTanh(typename V::F v) {
+TERSOR_INLINE typename V::F GeluTanh(typename V::F v) {
   using F = typename V::F;
-  const F c0 = V::Set(0x1.988454p0f), c0_low = V::Set(-0x1.857936p-25f);
-  const F c1 = V::Set(0x1.2444f2p-4f), c1_low = V::Set(0x1.49b16ap-29f);
-  const F a = V::Min(V::Set(11.0f), V::Abs(v)), zero = V::Set(0.0f);
-  const F square = V::Mul(a, a), square_low = V::Fma(a, a, V::Sub(zero, square));
-  const F cubic = V::Mul(c1, square);
-  F low = V::Fma(c1, square, V::Sub(zero, cubic));
-  low = V::Add(low, V::Fma(c1, square_low, V::Fma(c1_low, square, c0_low)));
-  const F sum = V::Add(c0, cubic), part = V::Sub(sum, c0);
-  low = V::Add(low, V::Add(V::Sub(c0, V::Sub(sum, part)), V::Sub(cubic, part)));
-  const F y = V::Mul(a, sum);
-  return TimesSigmoid<V>(v, a, y, V::Fma(a, low, V::Fma(a, sum, V::Sub(zero, y))));
+  const F c0 = V::Set(0x1.9884p0f), c0_low = V::Set(0x1.4cf50ep-18f);
+  const F c1 = V::Set(0x1.2444f2p-4f), c1_low_share = V::Set(0x1.20c792p-25f);
+  const F a = V::Min(V::Abs(v), V::Set(11.0f)), square = V::Mul(a, a);
+  const F square_low = V::Fma(square, c1_low_share, V::Fms(a, a, square));
+  const F sum = V::Fma(c1, square, c0);
+  const F sum_low = V::Add(V::Fma(c1, square_low, V::Fma(c1, square, V::Sub(c0, sum))), c0_low);  // the Sub is exact
+  const F y = V::Mul(a, sum), y_low = V::Fma(a, sum_low, V::Fms(a, sum, y));
+  Reduced<V> e = Reduce<V>(y);
+  e.r = V::Sub(e.r, y_low);
+  return TimesSigmoid<V>(v, e, 11.0f);
 }
 
-// max(v, 0) - a Q(a) with a = |v| and Q(a) = erfc(a / sqrt 2) / 2 = -exp(-a^2 / 2) h(t) / (a + 2.5), where
-// t = (a - 2.5) / (a + 2.5) and h is a negative polynomial, so that a zero keeps its sign. a^2 is kept to twice the
-// precision.
+// max(v, 0) - a Q(a) with a = |v| and Q(a) = erfc(a / sqrt 2) / 2 = -exp(-a^2 / 2) h(t) / (a + c), t = (a - c) / (a +
+// c). The polynomial h is negative, so that a zero keeps its sign. a^2 is kept to twice the precision.
 template <typename V>
-typename V::F Gelu(typename V::F v) {
+TERSOR_INLINE typename V::F Gelu(typename V::F v) {
   using F = typename V::F;
-  const F a = V::Min(V::Set(14.5f), V::Abs(v)), zero = V::Set(0.0f), half = V::Set(-0.5f);
-  const F square = V::Mul(a, a), square_low = V::Fma(a, a, V::Sub(zero, square));
-  const Exp<V> e = ExpOf<V>(V::Mul(half, square), V::Mul(half, square_low));
-  const F share = V::Div(a, V::Add(a, V::Set(2.5f)));
+  const F a = V::Min(V::Abs(v), V::Set(14.5f)), square = V::Mul(a, a), square_low = V::Fms(a, a, square);
+  Reduced<V> e = Reduce<V>(V::Mul(V::Set(0.5f), square));
+  e.r = V::Fma(V::Set(-0.5f), square_low, e.r);
+  const F s = ExpMinusOne<V>(e.r);
+  const F share = V::Div(a, V::Add(a, V::Set(0x1.72p1f)));
   const F t = V::Fma(V::Set(2.0f), share, V::Set(-1.0f));
-  F h = V::Fma(t, V::Set(0x1.49cfbep-13f), V::Set(0x1.45f704p-12f));
-  h = V::Fma(t, h, V::Set(-0x1.66cb24p-11f));
-  h = V::Fma(t, h, V::Set(-0x1.4abbcap-9f));
-  h = V::Fma(t, h, V::Set(0x1.a3aeaep-10f));
-  h = V::Fma(t, h, V::Set(0x1.0c77f4p-6f));
-  h = V::Fma(t, h, V::Set(-0x1.2ea478p-7f));
-  h = V::Fma(t, h, V::Set(-0x1.0e4f2ep-3f));
-  h = V::Fma(t, h, V::Set(0x1.bc19c2p-2f));
-  h = V::Fma(t, h, V::Set(-0x1.69cee6p-1f));
-  const PowerOfTwo<V> power = SplitPower<V>(e.n);
-  const F tail = V::Mul(V::Mul(V::Mul(share, e.p), h), power.first);
-  return V::Fma(tail, power.second, V::Max(V::Set(-0.0f), v));
+  F h = V::Fma(t, V::Set(0x1.5239c8p-12f), V::Set(0x1.6e7b7ep-11f));
+  h = V::Fma(t, h, V::Set(-0x1.d69848p-10f));
+  h = V::Fma(t, h, V::Set(-0x1.69ff52p-8f));
+  h = V::Fma(t, h, V::Set(0x1.c44f6ap-7f));
+  h = V::Fma(t, h, V::Set(0x1.1147b6p-5f));
+  h = V::Fma(t, h, V::Set(-0x1.ad1ee8p-3f));
+  h = V::Fma(t, h, V::Set(0x1.fa8b04p-2f));
+  h = V::Fma(t, h, V::Set(-0x1.7326e0p-1f));
+  h = V::Mul(h, share);
+  return V::Add(V::Max(V::Set(-0.0f), v), V::Scale(V::Fma(h, s, h), e.n));
 }
 
 // Lanes past the end hold zeros and go through the same instructions.
@@ -155,3 +133,5 @@ void ApplyActivation(tersor::Activation activation, int64_t n, float* x) {
 }
 
 }  // namespace
+
+#undef TERSOR_INLINE

@@ -8,30 +8,24 @@ namespace {
 
 struct Lanes16 {
   using F = __m512;
-  using I = __m512i;
   static constexpr int64_t kLanes = 16;
 
   static F Load(const float* p) { return _mm512_loadu_ps(p); }
   static void Store(float* p, F v) { _mm512_storeu_ps(p, v); }
   static F Set(float v) { return _mm512_set1_ps(v); }
-  static I SetInt(int32_t v) { return _mm512_set1_epi32(v); }
   static F Add(F a, F b) { return _mm512_add_ps(a, b); }
   static F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F Div(F a, F b) { return _mm512_div_ps(a, b); }
   static F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F Fms(F a, F b, F c) { return _mm512_fmsub_ps(a, b, c); }
   static F Max(F a, F b) { return _mm512_max_ps(a, b); }
   static F Min(F a, F b) { return _mm512_min_ps(a, b); }
   static F Abs(F a) { return _mm512_abs_ps(a); }
   static F IfNegative(F v, F a, F b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_LT_OQ), b, a);
   }
-  static I Bits(F v) { return _mm512_castps_si512(v); }
-  static F FromBits(I v) { return _mm512_castsi512_ps(v); }
-  static I AddInt(I a, I b) { return _mm512_add_epi32(a, b); }
-  static I SubInt(I a, I b) { return _mm512_sub_epi32(a, b); }
-  static I HalfInt(I a) { return _mm512_srai_epi32(a, 1); }
-  static I ToExponent(I a) { return _mm512_slli_epi32(a, 23); }
+  static F Scale(F x, F n) { return _mm512_scalef_ps(x, n); }
 };
 
 }  // namespace
