@@ -3,11 +3,14 @@
 namespace tersor {
 namespace avx512 {
 const QuantizeKernel& Quantize();      // quantize.cc
+const ConvertKernel& Convert();        // convert.cc
 const ActivationKernel& Activation();  // activation.cc
+const GemmS8Kernel& GemmS8();          // gemm_s8.cc
 }  // namespace avx512
 
 const KernelSet& KernelSet_avx512() {
-  static const KernelSet set = {"avx512", &avx512::Quantize(), nullptr, &avx512::Activation(), nullptr};
+  static const KernelSet set = {"avx512", &avx512::Quantize(), &avx512::Convert(), &avx512::Activation(),
+                                &avx512::GemmS8()};
   return set;
 }
 
