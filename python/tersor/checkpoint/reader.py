@@ -137,8 +137,9 @@ def _commit(changes: list[tuple[nn.Module, str, Any]]) -> None:
     done: list[tuple[nn.Module, str, Any]] = []
     try:
         for module, key, value in changes:
-            done.append((module, key, getattr(module, key)))
+            old = getattr(module, key)
             setattr(module, key, value)
+            done.append((module, key, old))
     except Exception as error:
         for module, key, value in reversed(done):
             setattr(module, key, value)

@@ -114,10 +114,10 @@ def _collect(model: nn.Module) -> _Contents:
                 contents.layers[name] = module
             contents.layer_aliases.setdefault(owner, []).extend([] if owner == name else [name])
             continue
-        _check_module(module, name)
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None:
                 _add_tensor(contents, owners, module, name, key, tensor)
+        _check_module(module, name)
     return contents
 
 
