@@ -1,0 +1,41 @@
+"""Tables as plain text, for a terminal of a given width."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+
+def render(*items: RenderableType, width: int = 100, color: bool = False) -> str:
+    """What rich would print, as text of at most ``width`` columns that ends in a line break.
+
+    Args:
+        width: columns to fit into.
+        color: with ANSI colours.
+    """
+    out = StringIO()
+    console = Console(
+        file=out, width=width, force_terminal=color, color_system="standard" if color else None, highlight=False
+    )
+    for item in items:
+        console.print(item)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def plain_table(*columns: str, right: int = 1) -> Table:
+    """A table with a line under its head; the columns from number ``right`` on are aligned to the right."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for index, title in enumerate(columns):
+        if index < right:
+            table.add_column(title, overflow="fold")
+        else:
+            table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def microseconds(value: float) -> str:
+    """``9.5``, ``57``, ``1234``."""
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"

@@ -1,0 +1,99 @@
+"""What tuning a model found out, as a table or JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from tersor import text
+
+if TYPE_CHECKING:
+    from tersor.tune import Verdict
+
+SCHEMA = "tersor.tune-result/1"
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedLayer:
+    """One layer of a tuned model.
+
+    Attributes:
+        names: its qualified names.
+        layer: shape (out x in), bias and dtype.
+        rows: numbers of rows it was given; empty where the model was not run.
+        verdict: float against int8; None where it can't be swapped or was never called.
+        reason: the verdict in words, or why there is none.
+    """
+
+    names: tuple[str, ...]
+    layer: str
+    rows: tuple[int, ...]
+    verdict: Verdict | None
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneResult:
+    """What :func:`tune` found out.
+
+    Attributes:
+        layers: every linear layer in the model's order.
+        host: what the measurements belong to.
+        measured: how many measurements were made; the others came from the cache.
+        seconds: how long it took.
+    """
+
+    layers: tuple[TunedLayer, ...]
+    host: dict[str, str]
+    measured: int
+    seconds: float
+
+    def table(self, width: int = 100, color: bool = False) -> str:
+        """One line per kind of layer, as text of at most ``width`` columns."""
+        table = text.plain_table("layer", "n", "rows", "float us", "int8 us", "speed", "")
+        for found in self._kinds():
+            _add_rows(table, found)
+        faster = sum(1 for layer in self.layers if layer.verdict is not None and layer.verdict.faster)
+        line = f"int8 is faster for {faster} of {len(self.layers)} linear layers."
+        where = ", ".join(f"{key} {self.host[key]}" for key in ("isa", "threads", "tersor", "torch"))
+        how = f"{self.measured} measurements in {self.seconds:.1f} s; {where}; {self.host['cpu']}."
+        return text.render(table, line, how, width=width, color=color)
+
+    def _kinds(self) -> list[list[TunedLayer]]:
+        kinds: dict[tuple[object, ...], list[TunedLayer]] = {}
+        for layer in self.layers:
+            buckets = tuple(layer.verdict.float_us) if layer.verdict else layer.reason
+            kinds.setdefault((layer.layer, buckets), []).append(layer)
+        return list(kinds.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with a ``schema`` key."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The result as JSON text, also written to ``path`` where one is given."""
+        content = json.dumps(self.to_dict(), indent=2) + "\n"
+        if path is not None:
+            Path(path).write_text(content, encoding="utf-8")
+        return content
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def _add_rows(table: Table, layers: list[TunedLayer]) -> None:
+    first, count = layers[0], str(len(layers))
+    if first.verdict is None:
+        table.add_row(first.layer, count, "", "", "", "", first.reason)
+        return
+    verdict = first.verdict
+    for index, (rows, before) in enumerate(verdict.float_us.items()):
+        after = verdict.tersor_us[rows]
+        head = (first.layer, count) if index == 0 else ("", "")
+        mark = "" if before / after >= 1 + verdict.margin else "float is kept"
+        times = (text.microseconds(before), text.microseconds(after), f"{before / after:.2f}x")
+        table.add_row(*head, str(rows), *times, mark)
