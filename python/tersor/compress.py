@@ -1,0 +1,206 @@
+"""Running a recipe over a model."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from tersor import modules, observe
+from tersor.errors import RecipeError, SwapError
+from tersor.progress import track
+from tersor.recipe import Recipe
+from tersor.report import LayerRow, Report
+from tersor.selection import Choice, choose, convert, judge, open_choices, require_any
+from tersor.steps import Quantize
+from tersor.swap import check_model, layer_row, make_report, replacement
+
+LARGE_ERROR = 0.05
+"""Relative error of a layer above which the report suggests what to do."""
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressionResult(Generic[ModelT]):
+    """What :func:`compress` made.
+
+    Attributes:
+        model: a compressed copy of the float model.
+        report: what was done to each layer.
+    """
+
+    model: ModelT
+    report: Report
+
+
+def compress(
+    model: ModelT,
+    recipe: Recipe,
+    example_inputs: Any = None,
+    calibration: Iterable[Any] | None = None,
+    train: Iterable[Any] | None = None,
+    *,
+    untie: bool = False,
+    force: bool = False,
+    progress: bool = True,
+) -> CompressionResult[ModelT]:
+    """Apply a recipe to a copy of ``model``; the float model is not touched.
+
+    A layer is compressed where its kernel is measured faster than the float layer on this host, for the numbers of
+    rows that ``example_inputs`` bring to it; elsewhere it stays float and the report says why. The model is run in
+    eval mode without gradients; its training flags, buffers and torch's random state are put back. The same inputs
+    on the same host give the same weights.
+
+    Peak memory: the float model, the compressed one, and a few megabytes of the layer being converted; the float
+    weights of compressed layers are never copied.
+
+    Args:
+        model: the float model, on the CPU; a bare ``nn.Linear`` works too.
+        recipe: the steps and the layers they apply to.
+        example_inputs: what the model is usually given: a tensor, a tuple or list of positional arguments, or a
+            mapping of keyword arguments. Without it layers are judged for 1 to 256 rows, and no errors are measured.
+        calibration: batches like ``example_inputs``, for ``activations="static"``.
+        train: batches to train on, for steps that recover accuracy.
+        untie: compress layers with tied weights as well; each gets weights of its own.
+        force: compress without measuring speed; the report says so.
+        progress: progress bars on a terminal.
+
+    Raises:
+        RecipeError: the recipe can't be applied as given.
+        SwapError: no layer could be compressed (the message says why for each), the model failed on the inputs
+            (its exception is chained), or it can't be copied.
+    """
+    check_model(model)
+    step = _only_step(recipe)
+    before = modules.memory_bytes(model)
+    choices, warnings = choose(model, recipe.include, recipe.exclude, untie)
+    warnings += _unused(step, calibration, train)
+    if example_inputs is not None:
+        _note_rows(model, choices, example_inputs)
+    if step.activations == "static":
+        _note_ranges(model, choices, calibration, progress)
+    judge(choices, force=force, progress=progress)
+    require_any(choices)
+    replacements: dict[nn.Module, nn.Module] = {}
+
+    def build(choice: Choice) -> None:
+        replacements[choice.candidate.module] = replacement(choice)
+
+    convert(choices, build, progress)
+    require_any(choices)
+    compressed = _copy(model, choices, replacements)
+    rows = [layer_row(choice, replacements.get(choice.candidate.module)) for choice in choices]
+    parameters = sum(tensor.numel() for tensor in modules.tensors(model) if isinstance(tensor, nn.Parameter))
+    report = make_report(compressed, rows, warnings, parameters, before)
+    if example_inputs is not None:
+        report = _with_errors(report, model, compressed, choices, replacements, example_inputs)
+    return CompressionResult(compressed, report)
+
+
+def _only_step(recipe: Recipe) -> Quantize:
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"expected a Recipe, got {type(recipe).__name__}; write Recipe([steps.Quantize()])")
+    if len(recipe.steps) != 1 or not isinstance(recipe.steps[0], Quantize):
+        raise RecipeError(f"a recipe is one quantize step, got {[step.name for step in recipe.steps]}")
+    return recipe.steps[0]
+
+
+def _unused(step: Quantize, calibration: object, train: object) -> list[str]:
+    warnings = []
+    if calibration is not None and step.activations != "static":
+        warnings.append("calibration data was given, but dynamic activation ranges need none")
+    if train is not None:
+        warnings.append("train data was given, but no step of this recipe trains")
+    return warnings
+
+
+def _note_rows(model: nn.Module, choices: Sequence[Choice], example_inputs: Any) -> None:
+    pending = open_choices(choices)
+    seen = observe.observe_rows(model, [choice.candidate.module for choice in pending], example_inputs)
+    for choice in pending:
+        entry = seen.get(id(choice.candidate.module))
+        if entry is None or not entry.rows:
+            choice.reason = "never called on example_inputs"
+        else:
+            choice.rows, choice.dtype = tuple(sorted(entry.rows)), entry.dtype
+            if entry.dtype not in modules.DTYPES:
+                choice.reason = f"its input is {entry.dtype}; supported: float32, bfloat16, float16"
+
+
+def _note_ranges(
+    model: nn.Module, choices: Sequence[Choice], calibration: Iterable[Any] | None, progress: bool
+) -> None:
+    if calibration is None:
+        raise RecipeError(
+            'activations = "static" needs calibration data: pass calibration=batches, or use activations = "dynamic"'
+        )
+    layers = {choice.candidate.name: choice.candidate.module for choice in open_choices(choices)}
+    batches = track(calibration, "calibrating", shown=progress)
+    seen = observe.observe_ranges(model, layers, batches)
+    for choice in open_choices(choices):
+        entry = seen.get(id(choice.candidate.module))
+        if entry is None:
+            choice.reason = "never called on the calibration data"
+        else:
+            choice.x_scale, choice.x_zero_point = entry.x_range()
+
+
+def _copy(model: ModelT, choices: Sequence[Choice], replacements: dict[nn.Module, nn.Module]) -> ModelT:
+    """A deep copy of ``model`` in which the replacements stand for their float layers, which are not copied."""
+    memo: dict[int, Any] = {id(old): new for old, new in replacements.items()}
+    for module in model.modules():
+        for value in module.__dict__.values():
+            # weight_norm and its like leave results of autograd on the module; those can't be deep-copied.
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        for old, new in replacements.items():
+            modules.take_over(old, new, duplicate=lambda value: copy.deepcopy(value, memo))
+        compressed = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise SwapError(
+            f"the model can't be deep-copied ({type(error).__name__}: {error}); "
+            "tersor.swap(model) changes it in place instead"
+        ) from error
+    for choice in open_choices(choices):
+        new = replacements[choice.candidate.module]
+        for name in choice.candidate.names:
+            placed = compressed.get_submodule(name)
+            if placed is not new:  # a __deepcopy__ of the model's own went past the memo
+                modules.replace(compressed, placed, new)
+    return compressed
+
+
+def _with_errors(
+    report: Report,
+    model: nn.Module,
+    compressed: nn.Module,
+    choices: Sequence[Choice],
+    replacements: dict[nn.Module, nn.Module],
+    example_inputs: Any,
+) -> Report:
+    errors, expected = observe.layer_errors(model, replacements, example_inputs)
+    total = observe.output_error(observe.run(compressed, example_inputs, "example_inputs"), expected)
+    rows = [
+        _with_error(row, choice, errors.get(id(choice.candidate.module)))
+        for row, choice in zip(report.rows, choices, strict=True)
+    ]
+    totals = report.totals
+    if total is not None:
+        totals = dataclasses.replace(totals, output_error=total[0], output_cosine=total[1])
+    return dataclasses.replace(report, rows=tuple(rows), totals=totals)
+
+
+def _with_error(row: LayerRow, choice: Choice, error: float | None) -> LayerRow:
+    if error is None or row.action == "kept":
+        return row
+    suggestion = None
+    if error > LARGE_ERROR:
+        suggestion = f'Keep it float with exclude = ["{row.name}"].'
+        if choice.x_scale:
+            suggestion = f'Use activations = "dynamic", or more calibration data. {suggestion}'
+    return dataclasses.replace(row, rel_error=error, suggestion=suggestion)

@@ -1,0 +1,251 @@
+"""Running a model to look at its layers: rows per layer, ranges of their inputs, errors against a replacement."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tersor.errors import SwapError
+from tersor.modules import accelerated_types
+
+Hook = Callable[[nn.Module, Tensor, Tensor], None]
+
+
+@dataclass
+class Seen:
+    """What one layer was given.
+
+    Attributes:
+        rows: the numbers of rows (all leading dimensions multiplied), one per kind of call, ascending.
+        dtype: the dtype of its input.
+        low, high: the range of its input, zero included.
+    """
+
+    rows: set[int] = field(default_factory=set)
+    dtype: torch.dtype = torch.float32
+    low: float = 0.0
+    high: float = 0.0
+
+    def x_range(self) -> tuple[float, int]:
+        """Scale and zero point that map the range to 0..255, zero exactly. A layer that saw only zeros gets scale 1."""
+        scale = (self.high - self.low) / 255
+        if scale == 0:
+            return 1.0, 0
+        return scale, min(255, max(0, round(-self.low / scale)))
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Call a model on a tensor (or any object), a tuple or list of arguments, or a mapping of keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+def run(model: nn.Module, inputs: Any, what: str) -> Any:
+    """Call ``model`` quietly (see :func:`quiet`).
+
+    Raises:
+        SwapError: the model's own forward failed; its exception is chained.
+    """
+    with quiet(model):
+        try:
+            return call(model, inputs)
+        except SwapError:
+            raise
+        except Exception as error:
+            how = {"Mapping": "model(**inputs)", "Sequence": "model(*inputs)"}.get(_shape_of(inputs), "model(inputs)")
+            raise SwapError(
+                f"the model failed on {what}, called as {how} with {describe(inputs)}: "
+                f"{type(error).__name__}: {error}. The model was left as it was."
+            ) from error
+
+
+def _shape_of(inputs: Any) -> str:
+    return "Mapping" if isinstance(inputs, Mapping) else "Sequence" if isinstance(inputs, tuple | list) else ""
+
+
+def describe(inputs: Any) -> str:
+    """Types and shapes of a model's inputs in a few words."""
+    if isinstance(inputs, Tensor):
+        return f"{inputs.dtype} {tuple(inputs.shape)}"
+    if isinstance(inputs, Mapping):
+        return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in inputs.items()) + "}"
+    if isinstance(inputs, tuple | list):
+        return "(" + ", ".join(describe(value) for value in inputs) + ")"
+    return type(inputs).__name__
+
+
+@contextlib.contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Run a model without leaving a trace: eval mode, no gradients, fixed random numbers, everything put back after.
+
+    Torch's fused attention path is off meanwhile, because it passes the layers by. Training flags, buffers, the
+    random state of torch's CPU generator and the switch of the fused path are as before when the block ends.
+    """
+    training = [(module, module.training) for module in model.modules()]
+    buffers = [(owner, key, tensor, tensor.clone()) for owner, key, tensor in _own_buffers(model)]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for module, _ in training:
+            module.training = False
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, flag in training:
+            module.training = flag
+        with torch.no_grad():
+            for owner, key, tensor, value in buffers:
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+                owner._buffers[key] = tensor
+
+
+def _own_buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    for module in model.modules():
+        if isinstance(module, accelerated_types()):
+            continue
+        for key, tensor in module._buffers.items():
+            if tensor is not None and not nn.parameter.is_lazy(tensor) and tensor.device.type == "cpu":
+                yield module, key, tensor
+
+
+@contextlib.contextmanager
+def watching(layers: Iterable[nn.Module], hook: Hook) -> Iterator[None]:
+    """Call ``hook(layer, input, output)`` after every call of the layers, before any hook of their own."""
+
+    def on_call(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        x = args[0] if args else next(iter(kwargs.values()), None)
+        if isinstance(x, Tensor) and isinstance(output, Tensor):
+            hook(layer, x, output)
+
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            handle = layer.register_forward_hook(on_call, prepend=True, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def observe_rows(model: nn.Module, layers: Iterable[nn.Module], inputs: Any) -> dict[int, Seen]:
+    """Run the model once and note the rows and the dtype each layer gets.
+
+    Returns:
+        What each layer saw, by its id; layers that were never called are absent.
+
+    Raises:
+        SwapError: the model failed on the inputs.
+    """
+    seen: dict[int, Seen] = {}
+
+    def note(layer: nn.Module, x: Tensor, _: Tensor) -> None:
+        entry = seen.setdefault(id(layer), Seen(dtype=x.dtype))
+        if x.numel():
+            entry.rows.add(x.numel() // x.shape[-1])
+
+    with watching(layers, note):
+        run(model, inputs, "example_inputs")
+    return seen
+
+
+def observe_ranges(model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Any]) -> dict[int, Seen]:
+    """Run the model over calibration batches and note the smallest and largest input of each layer.
+
+    Raises:
+        SwapError: the model failed on a batch, there was no batch, or a layer was given NaN or infinity.
+    """
+    names = {id(layer): name for name, layer in layers.items()}
+    seen: dict[int, Seen] = {}
+
+    def note(layer: nn.Module, x: Tensor, _: Tensor) -> None:
+        if not x.numel():
+            return
+        low, high = (float(value) for value in torch.aminmax(x))
+        if not (abs(low) < math.inf and abs(high) < math.inf):
+            raise SwapError(f"{names[id(layer)]} was given NaN or infinity in calibration batch {count}")
+        entry = seen.setdefault(id(layer), Seen(dtype=x.dtype))
+        entry.low, entry.high = min(entry.low, low), max(entry.high, high)
+
+    count = 0
+    with watching(layers.values(), note):
+        for batch in batches:
+            run(model, batch, f"calibration batch {count}")
+            count += 1
+    if count == 0:
+        raise SwapError("the calibration data held no batch; a generator can be used only once")
+    return seen
+
+
+@dataclass
+class _Sums:
+    difference: float = 0.0
+    reference: float = 0.0
+
+    def add(self, value: Tensor, reference: Tensor) -> None:
+        self.difference += _square(value.to(torch.float32) - reference.to(torch.float32))
+        self.reference += _square(reference)
+
+    def relative(self) -> float:
+        if self.difference == 0:
+            return 0.0
+        ratio = (self.difference / self.reference) ** 0.5 if self.reference else math.inf
+        return math.inf if math.isnan(ratio) else float(ratio)
+
+
+def _square(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor.to(torch.float32), dtype=torch.float64)) ** 2
+
+
+def layer_errors(model: nn.Module, pairs: dict[nn.Module, nn.Module], inputs: Any) -> tuple[dict[int, float], Any]:
+    """The error each replacement makes on what its float layer is given, ``|y - y_float| / |y_float|`` (2-norms).
+
+    Args:
+        model: the float model.
+        pairs: float layer -> its replacement.
+
+    Returns:
+        The errors by the id of the float layer, and the output of the model.
+    """
+    sums: dict[int, _Sums] = {}
+
+    def compare(layer: nn.Module, x: Tensor, output: Tensor) -> None:
+        sums.setdefault(id(layer), _Sums()).add(pairs[layer].forward(x), output)
+
+    with watching(pairs, compare):
+        output = run(model, inputs, "example_inputs")
+    return {key: value.relative() for key, value in sums.items()}, output
+
+
+def output_error(output: Any, reference: Any) -> tuple[float, float] | None:
+    """Relative error (2-norms) and cosine of everything floating in two outputs of the same structure; else None."""
+    ours, theirs = list(_floats(output)), list(_floats(reference))
+    if not ours or [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
+        return None
+    sums, dot, own = _Sums(), 0.0, 0.0
+    for value, expected in zip(ours, theirs, strict=True):
+        sums.add(value, expected)
+        dot += float((value.to(torch.float64) * expected.to(torch.float64)).sum())
+        own += _square(value)
+    norm = (own * sums.reference) ** 0.5
+    return sums.relative(), dot / norm if norm else 1.0 if sums.difference == 0 else 0.0
+
+
+def _floats(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _floats(value)
+    elif isinstance(output, tuple | list):
+        for value in output:
+            yield from _floats(value)

@@ -1,0 +1,32 @@
+"""The steps a recipe can hold. ``tersor.recipe.STEPS`` has them by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from tersor.recipe import STEPS, Step, register_step
+
+__all__ = ["STEPS", "Quantize", "Step"]
+
+
+@register_step
+@dataclasses.dataclass(frozen=True)
+class Quantize(Step):
+    """Run linear layers on 8-bit integers.
+
+    Args:
+        weights: ``"int8"``: symmetric, one scale per output channel, round to nearest.
+        activations: ``"dynamic"``: 8-bit, asymmetric, one range per row (token), measured on the fly;
+            ``"static"``: one range per layer, the minimum and maximum seen over calibration data.
+
+    Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+    Inference, CVPR 2018.
+    """
+
+    name: ClassVar[str] = "quantize"
+
+    weights: Literal["int8"] = dataclasses.field(default="int8", metadata={"choices": ("int8",)})
+    activations: Literal["dynamic", "static"] = dataclasses.field(
+        default="dynamic", metadata={"choices": ("dynamic", "static")}
+    )
