@@ -89,6 +89,11 @@ bool Quick() {
   return value != nullptr && std::strcmp(value, "0") != 0;
 }
 
+bool Emulated() {
+  const char* value = std::getenv("TERSOR_TEST_LAUNCHER");
+  return value != nullptr && *value != '\0';
+}
+
 }  // namespace tersor::testing
 
 int main(int argc, char** argv) {

@@ -26,6 +26,8 @@ int InChild(int (*body)());
 
 // Fewer shapes, for emulators: TERSOR_TEST_QUICK is set and not 0.
 bool Quick();
+// Run by an emulator: TERSOR_TEST_LAUNCHER is set and not empty.
+bool Emulated();
 
 }  // namespace tersor::testing
 

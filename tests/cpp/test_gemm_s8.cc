@@ -92,6 +92,12 @@ struct Product {
       kernel.pack_panel(std::min(kernel.nr, columns - j), k, w.data() + int64_t{j} * k, k,
                         panels + bytes * static_cast<size_t>(j / kernel.nr));
     CHECK_OR(panel_memory.FrontIntact(), "%s: pack_panel wrote in front of the panel", kernel.id);
+    // Zero padded: nothing of the memory's former content is left.
+    const int32_t last = (columns - 1) / kernel.nr;
+    std::vector<char> again(bytes, 'x');
+    kernel.pack_panel(columns - last * kernel.nr, k, w.data() + int64_t{last} * kernel.nr * k, k, again.data());
+    CHECK_OR(std::memcmp(again.data(), panels + bytes * static_cast<size_t>(last), bytes) == 0,
+             "%s n=%d k=%d: pack_panel left bytes unwritten", kernel.id, columns, k);
   }
 
   void Unpack(int32_t columns) {

@@ -27,8 +27,9 @@ struct Weight {
     w = tersor::testing::Weights(Fill::kRandom, n * k, random);
     for (int64_t i = 0; i < n; ++i) scale.push_back(random.Uniform(0.001f, 0.1f));
   }
-  std::vector<char> Pack(int64_t block) const {
-    std::vector<char> packed(tersor::PackedBytesS8(n, k), static_cast<char>(0xee));
+  // `before` is what the memory held: nothing of it may be left.
+  std::vector<char> Pack(int64_t block, char before = 'x') const {
+    std::vector<char> packed(tersor::PackedBytesS8(n, k), before);
     tersor::PackBeginS8(n, k, packed.data(), packed.size());
     for (int64_t row = 0; row < n; row += block)
       tersor::PackRowsS8(row, std::min(block, n - row), w.data() + row * k, scale.data() + row, packed.data(),
@@ -50,7 +51,7 @@ void RoundTrip(int64_t n, int64_t k) {
   const Weight weight(n, k, static_cast<uint64_t>(n * 1000 + k));
   const std::vector<char> packed = weight.Pack(n);
   for (int64_t block : {int64_t{64}, int64_t{128}})
-    CHECK_OR(packed == weight.Pack(block), "%s n=%ld k=%ld: packing in blocks of %ld differs",
+    CHECK_OR(packed == weight.Pack(block, '\0'), "%s n=%ld k=%ld: packing in blocks of %ld differs",
              tersor::ActiveIsa().c_str(), static_cast<long>(n), static_cast<long>(k), static_cast<long>(block));
   std::vector<int8_t> w(static_cast<size_t>(n * k), 99);
   std::vector<float> scale(static_cast<size_t>(n));

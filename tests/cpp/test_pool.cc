@@ -77,7 +77,7 @@ void* Caller(void* failures) {
 
 }  // namespace
 
-// First, while no worker exists. A program under qemu-user may hold threads of the emulator, hence the difference.
+// First, while no worker exists.
 TEST(StartsWithTheFirstCallThatNeedsIt) {
   const int before = ThreadsOfProcess();
   CHECK(PoolExecutor().threads == tersor::PoolThreads());
@@ -85,8 +85,12 @@ TEST(StartsWithTheFirstCallThatNeedsIt) {
   CHECK(RunsEveryTask(1, 3));
   CHECK_OR(ThreadsOfProcess() == before, "%d threads before, %d after serial calls", before, ThreadsOfProcess());
   CHECK(RunsEveryTask(64, 1));
-  const int expected = before + tersor::PoolThreads() - 1;
-  CHECK_OR(ThreadsOfProcess() == expected, "%d threads, not %d", ThreadsOfProcess(), expected);
+  const int after = ThreadsOfProcess(), workers = tersor::PoolThreads() - 1;
+  // The thread sanitizer starts one of its own with the first.
+  CHECK_OR(after == before + workers || after == before + workers + 1, "%d threads started for %d workers",
+           after - before, workers);
+  CHECK(RunsEveryTask(64, 10));
+  CHECK_OR(ThreadsOfProcess() == after, "%d threads, %d after more calls", after, ThreadsOfProcess());
 }
 
 TEST(ThreadsFollowTheRequestAndTheCpus) {
@@ -143,7 +147,9 @@ TEST(CallsFromManyThreads) {
   CHECK(failures == 0);
 }
 
+// qemu-user 7.2 aborts when the child of a process with threads starts one: these two need a real CPU.
 TEST(ChildOfForkStartsAfresh) {
+  if (tersor::testing::Emulated()) return;
   CHECK(RunsEveryTask(8, 1));
   const int result = InChild([] {
     if (ThreadsOfProcess() > 2) return 2;  // the workers of the parent are not in here
@@ -158,6 +164,7 @@ TEST(ChildOfForkStartsAfresh) {
 }
 
 TEST(ForkWhileOthersUseThePool) {
+  if (tersor::testing::Emulated()) return;
   std::atomic<int> failures{0};
   pthread_t callers[3];
   for (pthread_t& caller : callers) CHECK(pthread_create(&caller, nullptr, Caller, &failures) == 0);
