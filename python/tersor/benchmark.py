@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.text import Text
 
 from tersor import host, text
 from tersor.energy import EnergyMeter
@@ -66,7 +67,7 @@ class BenchmarkResult:
         for timing in (self.a, self.b):
             energy = "not available" if timing.joules is None else f"{timing.joules * 1e3:.3g} mJ"
             spread = f"{100 * timing.spread:.1f} %"
-            table.add_row(timing.name, f"{timing.median_ms:.3f}", f"{timing.min_ms:.3f}", spread, energy)
+            table.add_row(Text(timing.name), f"{timing.median_ms:.3f}", f"{timing.min_ms:.3f}", spread, energy)
         line = f"{self.b.name} is {self.ratio:.2f}x as fast as {self.a.name}."
         how = f"Interleaved medians of {self.rounds} rounds, {self.threads} threads, {self.cpu}."
         return text.render(table, line, how, width=width, color=color)

@@ -7,10 +7,11 @@ from io import StringIO
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 
 def render(*items: RenderableType, width: int = 100, color: bool = False) -> str:
-    """What rich would print, as text of at most ``width`` columns that ends in a line break.
+    """What rich would print (strings as they are, without markup), as text of at most ``width`` columns that ends in a line break.
 
     Args:
         width: columns to fit into.
@@ -21,7 +22,7 @@ def render(*items: RenderableType, width: int = 100, color: bool = False) -> str
         file=out, width=width, force_terminal=color, color_system="standard" if color else None, highlight=False
     )
     for item in items:
-        console.print(item)
+        console.print(Text(item) if isinstance(item, str) else item)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 

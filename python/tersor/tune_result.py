@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from tersor import text
 
@@ -88,7 +89,7 @@ class TuneResult:
 def _add_rows(table: Table, layers: list[TunedLayer]) -> None:
     first, count = layers[0], str(len(layers))
     if first.verdict is None:
-        table.add_row(first.layer, count, "", "", "", "", first.reason)
+        table.add_row(first.layer, count, "", "", "", "", Text(first.reason))
         return
     verdict = first.verdict
     for index, (rows, before) in enumerate(verdict.float_us.items()):
