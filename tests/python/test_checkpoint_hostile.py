@@ -249,7 +249,7 @@ def test_random_mutations(tmp_path: Path, valid: bytes) -> None:
 
 
 def test_memory_stays_small(tmp_path: Path, valid: bytes) -> None:
-    """All hostile files in a new process: its peak grows by no more than what the largest of them takes itself."""
+    """All hostile files in a new process: none makes its peak grow by more than a few times the size of the file."""
     names = sorted(FILES)
     for name in names:
         (tmp_path / name).write_bytes(FILES[name].make(Parts.of(valid)))
@@ -271,7 +271,7 @@ for name in names:
         tersor.load(folder / name, Net())
     except tersor.CheckpointError:
         pass
-    if peak() > before + 40:
+    if peak() > before + 40 + 6 * (folder / name).stat().st_size / 1e6:
         sys.exit(f"{name}: peak grew from {before} MB to {peak()} MB")
 """
     command = [sys.executable, "-c", script, str(tmp_path), *names]

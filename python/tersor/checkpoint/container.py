@@ -17,7 +17,7 @@ from tersor.errors import CheckpointError
 
 LENGTH_BYTES = 8
 ALIGNMENT = 8  # of the data section, and so the widest element
-MAX_HEADER_BYTES = 64 << 20
+MAX_HEADER_BYTES = 32 << 20
 MAX_HEADER_DEPTH = 4
 MAX_DIMS = 32
 MAX_COUNT = 1 << 62  # of elements and of bytes

@@ -55,9 +55,9 @@ for _name, _length, _message in [
     case.change(_name, _message, lambda parts, n=_length: struct.pack("<Q", n) + parts.pack()[8:])
 
 
-@case("the limit is 67108864")
+@case("the limit is 33554432")
 def header_over_the_limit(parts: Parts) -> bytes:
-    return struct.pack("<Q", 80 << 20) + b"{" + b" " * (80 << 20)
+    return struct.pack("<Q", 40 << 20) + b"{" + b" " * (40 << 20)
 
 
 # --- JSON.
@@ -76,6 +76,10 @@ for _name, _text, _message in [
     ("json_unclosed_deep", b'{"a":' + b"[" * 100_000, "nested deeper than 4"),
     ("json_many_items", b'{"a":[' + b"[]," * 1_000_000 + b"[]]}", "more than 1000000 items"),
     ("json_many_unclosed", b'{"a":[' + b"," * 1_000_001, "more than 1000000 items"),
+    ("json_large_of_quotes", b"{" + b'"' * (16 << 20), "is not valid JSON"),
+    ("json_large_of_escapes", b'{"' + b'\\"' * (8 << 20), "is not valid JSON"),
+    ("json_large_string", b'{"a":"' + "\U0001f600".encode() * (2 << 20) + b'"}', "plain safetensors file"),
+    ("json_depth_behind_escapes", b'{"\\\\":"\\"]]]]","a":[[[[[1]]]]]}', "nested deeper than 4"),
     ("json_unclosed_string", b'{"a', "is not valid JSON"),
     ("json_only_backslashes", b"{" + b"\\" * 100_000, "is not valid JSON"),
     ("json_only_quotes", b"{" + b'"' * 100_000, "is not valid JSON"),
