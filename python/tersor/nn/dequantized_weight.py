@@ -76,7 +76,7 @@ class DequantizedWeight(Tensor):
         return weight
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
         """Asked on every call by some models (T5): answered without the detour over __torch_function__."""
         return self.float_dtype
 
@@ -102,11 +102,11 @@ class DequantizedWeight(Tensor):
         if func in _METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if args and isinstance(args[0], cls):
-            if func in _VIEWS_OF_SELF:
-                return args[0]
-            if _writes(getattr(func, "__name__", "")):
-                raise TersorError(READ_ONLY)
+        target = args[0] if args else next(iter(kwargs.values()), None)
+        if isinstance(kwargs.get("out"), cls) or (isinstance(target, cls) and _writes(getattr(func, "__name__", ""))):
+            raise TersorError(READ_ONLY)
+        if func in _VIEWS_OF_SELF:
+            return target
         if func in _FLOAT_LAYERS:
             warnings.warn(
                 f"{getattr(func, '__name__', func)} got the weight of an int8 layer and computes in float; "

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from typing_extensions import Self
 
@@ -71,13 +72,14 @@ class Int8Linear(PackedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
-        packed = self._buffers["packed"]  # past Module.__getattr__, which costs half a microsecond a name
+        # Past Module.__getattr__, which costs half a microsecond for each name.
+        packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
         parameter = self._parameters["bias"]
         try:
             bias: Tensor = _NOTHING if parameter is None else parameter
             if bias.dtype is not _float32 and bias.dtype is not x.dtype:
                 bias = bias.float()
-            if _is_grad_enabled() and (x.requires_grad or bias.requires_grad):
+            if forward_ad._current_level >= 0 or (_is_grad_enabled() and (x.requires_grad or bias.requires_grad)):
                 return linear_s8_with_grad(
                     x, packed, bias, self.out_features, self._activation_code, self.x_scale, self.x_zero_point
                 )
@@ -126,13 +128,13 @@ class Int8Linear(PackedLayer, nn.Linear):
     def _read_weight(self, transposed: bool = False) -> Tensor:
         packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
         if torch.compiler.is_dynamo_compiling():
-            weight: Tensor = dequantize(packed, self.out_features, self.in_features, self._dtype)
+            weight: Tensor = dequantize(packed, self.out_features, self.in_features, self.dtype)
             return weight.t() if transposed else weight
-        view: DequantizedWeight | None = self.__dict__.get("_weight")
-        if view is None or view.packed is not packed or view.float_dtype is not self._dtype:
-            view = DequantizedWeight(packed, self.out_features, self.in_features, self._dtype, transposed)
+        dtype, view = self.dtype, self.__dict__.get("_weight_view")
+        if view is None or view.packed is not packed or view.float_dtype is not dtype:
+            view = DequantizedWeight(packed, self.out_features, self.in_features, dtype, transposed)
             if not torch.compiler.is_compiling():
-                self.__dict__["_weight"] = view
+                self.__dict__["_weight_view"] = view
         return view
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
@@ -182,7 +184,7 @@ class Int8Linear(PackedLayer, nn.Linear):
         out_features, in_features = weight.shape
         with torch.inference_mode(False), torch.no_grad():
             layer = cls(in_features, out_features, bias is not None, "cpu", weight.dtype, **settings)
-            layer._buffers["packed"] = pack_float(weight)
+            layer._take_packed(pack_float(weight))
             if isinstance(bias, Tensor):
                 layer.bias.copy_(bias)
         layer.training = module.training
@@ -218,7 +220,7 @@ class Int8Linear(PackedLayer, nn.Linear):
             "in_features": self.in_features,
             "out_features": self.out_features,
             "bias": self.bias is not None,
-            "dtype": DTYPE_NAMES[self._dtype],
+            "dtype": DTYPE_NAMES[self.dtype],
             "activation": self.activation,
             "x_scale": self.x_scale,
             "x_zero_point": self.x_zero_point,

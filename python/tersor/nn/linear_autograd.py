@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from tersor.nn.packed_weight import dequantize
 from tersor.ops import ACTIVATIONS, LINEAR_S8
 
 _NOTHING = torch.empty(0)
+_APPROXIMATE = {"gelu": "none", "gelu_tanh": "tanh"}
 _NAMES = {code: name for name, code in ACTIVATIONS.items()}
 
 
@@ -34,19 +36,16 @@ class LinearS8Function(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, packed, bias, ctx.out_features, ctx.activation, ctx.x_scale, ctx.x_zero = inputs
         ctx.in_features = x.shape[-1]
-        ctx.bias_dtype = bias.dtype
+        ctx.bias_dtype, ctx.y_shape = bias.dtype, output.shape
         has_activation = _NAMES[ctx.activation] != "none"  # its derivative is taken at z, computed again from x
-        ctx.save_for_backward(packed, *((x, bias) if has_activation else ()))
+        saved = (packed, *((x, bias) if has_activation else ()))
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        packed, *recompute = ctx.saved_tensors
-        dz = dy  # [..., out_features]
-        if recompute:
-            x, bias = recompute
-            z = linear_s8_with_grad(x, packed, bias, ctx.out_features, 0, ctx.x_scale, ctx.x_zero)
-            dz = _activation_backward(_NAMES[ctx.activation], dy, z)
-        dx = dbias = None
+        dz = _through_activation(ctx, dy)  # [..., out_features]
+        packed, dx, dbias = ctx.saved_tensors[0], None, None
         if ctx.needs_input_grad[0]:
             dx = dz @ dequantize(packed, ctx.out_features, ctx.in_features, dz.dtype)
         if ctx.needs_input_grad[2]:
@@ -54,22 +53,42 @@ class LinearS8Function(torch.autograd.Function):
         return dx, None, dbias, None, None, None, None
 
 
+class LinearS8ForwardMode(LinearS8Function):
+    """With forward-mode derivatives too. A class of its own, since torch.compile refuses functions with a jvp."""
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor | None, dpacked: None, dbias: Tensor | None, *rest: None) -> Tensor:
+        dz: Tensor | None = None  # [..., out_features]
+        if dx is not None:
+            weight = dequantize(ctx.saved_tensors[0], ctx.out_features, ctx.in_features, dx.dtype)
+            dz = dx @ weight.t()
+        if dbias is not None:
+            dz = dbias.expand(ctx.y_shape) if dz is None else dz + dbias
+        assert dz is not None
+        return _through_activation(ctx, dz)
+
+
 def linear_s8_with_grad(
     x: Tensor, packed: Tensor, bias: Tensor, out_features: int, activation: int, x_scale: float, x_zero: int
 ) -> Tensor:
     """linear_s8 without a residual, as part of the autograd graph; bias may be empty."""
-    y: Tensor = LinearS8Function.apply(  # type: ignore[no-untyped-call]
+    function = LinearS8Function if forward_ad._current_level < 0 else LinearS8ForwardMode
+    y: Tensor = function.apply(  # type: ignore[no-untyped-call]
         x, packed, bias, out_features, activation, x_scale, x_zero
     )
     return y
 
 
-def _activation_backward(name: str, dy: Tensor, z: Tensor) -> Tensor:
-    aten = torch.ops.aten
+def _through_activation(ctx: Any, dy: Tensor) -> Tensor:
+    """dy * activation'(z), elementwise, with z = x W^T + bias computed again."""
+    name = _NAMES[ctx.activation]
+    if name == "none":
+        return dy
+    packed, x, bias = ctx.saved_tensors
+    z = linear_s8_with_grad(x, packed, bias, ctx.out_features, ACTIVATIONS["none"], ctx.x_scale, ctx.x_zero)
     if name == "relu":
-        result = aten.threshold_backward(dy, z, 0)
-    elif name == "silu":
-        result = aten.silu_backward(dy, z)
-    else:
-        result = aten.gelu_backward(dy, z, approximate="tanh" if name == "gelu_tanh" else "none")
-    return result  # type: ignore[no-any-return]
+        return torch.where(z > 0, dy, torch.zeros_like(dy))
+    if name == "silu":
+        gate = torch.sigmoid(z)
+        return dy * (gate * (1 + z * (1 - gate)))
+    return torch.ops.aten.gelu_backward(dy, z, approximate=_APPROXIMATE[name])  # type: ignore[no-any-return]

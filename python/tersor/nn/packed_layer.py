@@ -83,7 +83,7 @@ class PackedLayer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the bias and of `weight` as it is read. Inputs may have another; outputs follow the input."""
-        return self._dtype
+        return next((p.dtype for p in self._parameters.values() if p is not None), self._dtype)
 
     @property
     def has_weights(self) -> bool:
@@ -114,12 +114,16 @@ class PackedLayer(nn.Module):
         packed = self._pack_checked(tensors)
         for name in self._float_tensors():
             self._parameters[name] = nn.Parameter(tensors[name].detach().clone(), requires_grad=False)
-        self._buffers["packed"] = packed
+        self._take_packed(packed)
 
     def _start_empty(self, dtype: torch.dtype, device: torch.device | str | None) -> None:
         check_place(torch.empty(0, dtype=dtype, device=device))
         self._dtype = dtype
         self.register_buffer("packed", torch.empty(0, dtype=torch.uint8, device=device), persistent=False)
+
+    def _take_packed(self, packed: Tensor) -> None:
+        self._buffers["packed"] = packed
+        self.__dict__.pop("_weight_view", None)  # it would keep the old bytes alive
 
     def _label(self) -> str:
         return f"{type(self).__name__} {self._tersor_name!r}" if self._tersor_name else type(self).__name__
@@ -131,13 +135,13 @@ class PackedLayer(nn.Module):
         try:
             return self._pack(tensors)
         except RuntimeError as error:  # the native checks of values
-            raise ValueError(f"{self._label()}: {error}") from error
+            raise ValueError(str(error)) from error
 
     # --- Moving.
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         packed = self.packed
-        probe = fn(torch.empty(1, dtype=self._dtype, device=packed.device))
+        probe = fn(torch.empty(1, dtype=self.dtype, device=packed.device))
         check_place(probe)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._dtype = probe.dtype
@@ -146,7 +150,7 @@ class PackedLayer(nn.Module):
             moved = packed
         elif moved.is_meta or (moved is not packed and (packed.is_meta or not torch.equal(moved, packed))):
             moved = torch.empty(0, dtype=torch.uint8, device=moved.device)  # to("meta"), to_empty
-        self._buffers["packed"] = moved
+        self._take_packed(moved)
         return self
 
     # --- State dicts.
@@ -178,7 +182,8 @@ class PackedLayer(nn.Module):
             name: spec for name, spec in self.expected_tensors(self.config()).items() if name not in self._parameters
         }
         given = {n: state_dict[prefix + n] for n in (*expected, "weight") if prefix + n in state_dict}
-        unexpected_keys[:] = [key for key in unexpected_keys if key[len(prefix) :] not in given]
+        known = {prefix + name for name in given}
+        unexpected_keys[:] = [key for key in unexpected_keys if key not in known]  # the list of the whole model
         absent = [] if "weight" in given else [prefix + name for name in expected if name not in given]
         if absent:
             missing_keys.extend(absent if strict else ())
@@ -189,12 +194,14 @@ class PackedLayer(nn.Module):
             error_msgs.append(f"While loading {prefix.rstrip('.') or type(self).__name__}: {error}.")
             return
         if not self.packed.is_meta or local_metadata.get("assign_to_params_buffers", False):
-            self._buffers["packed"] = packed
+            self._take_packed(packed)
 
     def _packed_from(self, given: Mapping[str, Any], expected: Expected) -> Tensor:
         if "weight" in given and len(given) > 1:
             raise ValueError("found a float weight and quantised tensors; keep one of the two")
         for name, tensor in given.items():
+            if not isinstance(tensor, Tensor):
+                raise ValueError(f"{name}: expected a tensor, got {type(tensor).__name__}")
             if name in expected:
                 _check_tensor(name, tensor, expected[name])
         return self._pack_checked(given)
@@ -202,7 +209,7 @@ class PackedLayer(nn.Module):
     # --- Copies and pickles.
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name != "_weight"}
+        state = {name: value for name, value in self.__dict__.items() if name != "_weight_view"}
         # A process being spawned on this host takes the packed bytes as they are, in shared memory.
         if self.has_weights and get_spawning_popen() is None:
             state["_buffers"] = {name: b for name, b in self._buffers.items() if name != "packed"}
@@ -224,7 +231,7 @@ class PackedLayer(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         clone = self.__class__.__new__(self.__class__)
         memo[id(self)] = clone
-        state = {name: value for name, value in self.__dict__.items() if name != "_weight"}
+        state = {name: value for name, value in self.__dict__.items() if name != "_weight_view"}
         clone.__dict__.update(copy.deepcopy(state, memo))
         return clone
 
@@ -240,10 +247,8 @@ def check_place(probe: Tensor) -> None:
         )
 
 
-def _check_tensor(name: str, tensor: Any, expected: tuple[torch.dtype, tuple[int, ...]]) -> None:
+def _check_tensor(name: str, tensor: Tensor, expected: tuple[torch.dtype, tuple[int, ...]]) -> None:
     dtype, shape = expected
-    if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     if tensor.dtype != dtype or tuple(tensor.shape) != shape:
         got = f"{tensor.dtype} {list(tensor.shape)}"
         raise ValueError(f"{name}: expected {dtype} {list(shape)}, got {got}")

@@ -14,7 +14,9 @@ from torch import Tensor
 ROW_MULTIPLE = 64  # kPackRowsS8 of tersor/linear_s8.h
 _BLOCK_ELEMENTS = 1 << 20
 _LIMIT = 127.0
-_SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+_FLOAT32 = torch.finfo(torch.float32)
+_SMALLEST_SCALE = _FLOAT32.tiny
+_LARGEST_SCALE = _FLOAT32.max / _LIMIT * (1 - _FLOAT32.eps)  # 127 times it is finite
 
 
 def block_rows(columns: int) -> int:
@@ -42,7 +44,7 @@ def quantize_s8(weight: Tensor, *, first_row: int = 0) -> tuple[Tensor, Tensor]:
     bad = torch.nonzero(~torch.isfinite(peak))
     if bad.numel():
         raise ValueError(f"the weight holds NaN or infinity, first in row {first_row + int(bad[0])}")
-    scale = torch.where(peak > 0, (peak / _LIMIT).clamp_min(_SMALLEST_SCALE), torch.ones_like(peak))
+    scale = torch.where(peak > 0, (peak / _LIMIT).clamp(_SMALLEST_SCALE, _LARGEST_SCALE), torch.ones_like(peak))
     q = (w / scale[:, None]).round_().clamp_(-_LIMIT, _LIMIT).to(torch.int8)
     return q, scale
 

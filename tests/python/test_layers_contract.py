@@ -1,0 +1,182 @@
+"""What every replacement layer promises about its surface, state and errors, for every kind in the registry."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from layer_case import KINDS, LayerCase, make_case, same, values
+from torch import nn
+
+from tersor.errors import TersorError
+from tersor.nn import REGISTRY, register
+
+
+@pytest.fixture(params=KINDS)
+def case(request: pytest.FixtureRequest) -> LayerCase:
+    return make_case(request.param)
+
+
+def test_registry_refuses_a_second_class_for_a_kind(case: LayerCase) -> None:
+    cls = case[0]
+    with pytest.raises(ValueError, match=cls.kind):
+        register(type("Impostor", (cls,), {}))
+    assert REGISTRY[cls.kind] is cls
+
+
+def test_is_close_to_the_float_layer(case: LayerCase) -> None:
+    """x^ w^ - x w = (x^ - x) w^ + x (w^ - w), and |x^ - x| <= s_x / 2, |w^ - w| <= s_w / 2; then float rounding."""
+    _, module, layer, x = case
+    canonical = layer.canonical_tensors()
+    s_w, weight = canonical["weight_scale"].double(), canonical["weight_q"].double()
+    weight = weight * s_w[:, None]  # [n, k]
+    wide = x.double()
+    s_x = (wide.amax(-1).clamp_min(0) - wide.amin(-1).clamp_max(0)).unsqueeze(-1) / 255
+    bound = s_x / 2 * weight.abs().sum(1) + s_w / 2 * wide.abs().sum(-1, keepdim=True)
+    expected = copy.deepcopy(module).double()(wide)
+    rounding = 2.0**-20 * (expected.abs() + wide.abs() @ weight.abs().t() + canonical["bias"].double().abs())
+    assert torch.all((values(layer, x).double() - expected).abs() <= bound + rounding)
+
+
+def test_to_float_and_back_keeps_the_integers(case: LayerCase) -> None:
+    cls, module, layer, _ = case
+    back = layer.to_float()
+    assert type(back) is type(module)
+    again = cls.from_float(back).canonical_tensors()
+    assert torch.equal(again["weight_q"], layer.canonical_tensors()["weight_q"])
+    torch.testing.assert_close(again["weight_scale"], layer.canonical_tensors()["weight_scale"], rtol=1e-6, atol=0)
+    assert torch.equal(back.weight, layer.weight)
+    assert back.weight.requires_grad
+    assert not back.training
+
+
+def test_keeps_the_surface_of_the_float_layer(case: LayerCase) -> None:
+    _, module, layer, _ = case
+    assert isinstance(layer, nn.Linear)
+    for name in ("in_features", "out_features", "nf", "nx"):
+        assert getattr(layer, name, None) == getattr(module, name, getattr(layer, name, None))
+    assert layer.weight.shape == module.weight.shape
+    assert layer.weight.dtype == module.weight.dtype == next(layer.parameters()).dtype
+    assert isinstance(layer.bias, nn.Parameter)
+    assert torch.equal(layer.bias, module.bias)
+    assert [name for name, _ in layer.named_buffers()] == ["packed"]
+    assert "int8" in layer.extra_repr()
+    assert "bias=True" in repr(layer)
+    assert layer.training is module.training
+    assert layer.train().training
+
+
+def test_state_dict_is_strict_canonical_and_loads_weights_only(case: LayerCase, tmp_path: Path) -> None:
+    cls, _, layer, x = case
+    state = layer.state_dict()
+    assert set(state) == set(cls.expected_tensors(layer.config()))
+    torch.save(state, tmp_path / "state.pt")
+    other = cls.from_config(layer.config())
+    assert set(other.state_dict()) == set(state)
+    result = other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), strict=True)
+    assert not result.missing_keys
+    assert not result.unexpected_keys
+    assert same(other, layer, x)
+
+
+def test_state_dict_of_a_model_reports_only_what_is_wrong(case: LayerCase) -> None:
+    _, _, layer, _ = case
+    model = nn.ModuleDict({"a": layer, "b": nn.LayerNorm(3, elementwise_affine=False)})
+    state = model.state_dict()
+    missing = {key: value for key, value in state.items() if key != "a.weight_scale"}
+    with pytest.raises(RuntimeError, match=r"Missing key.*a\.weight_scale"):
+        model.load_state_dict(missing)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*b\.weight_q"):
+        model.load_state_dict({**state, "b.weight_q": torch.ones(1)})
+    assert model.load_state_dict(missing, strict=False).missing_keys == ["a.weight_scale"]
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("weight_q", lambda t: t.to(torch.int16), "expected torch.int8"),
+        ("weight_q", lambda t: t[:-1], "expected torch.int8"),
+        ("weight_q", lambda t: t.fill_(-128), "-128"),
+        ("weight_scale", lambda t: t.fill_(0), "scale"),
+        ("weight_scale", lambda t: t.fill_(float("nan")), "scale"),
+        ("weight_scale", lambda t: t.double(), "expected torch.float32"),
+        ("bias", lambda t: t[:-1], "bias"),
+    ],
+)
+def test_bad_tensors_are_refused(case: LayerCase, key: str, change: Any, message: str) -> None:
+    cls, _, layer, x = case
+    before = values(layer, x)
+    state = layer.state_dict()
+    state[key] = change(state[key].clone())
+    with pytest.raises(RuntimeError, match=message):
+        layer.load_state_dict(state)
+    assert torch.equal(values(layer, x), before)
+    with pytest.raises(ValueError, match=message):
+        cls.from_config(layer.config()).fill(state)
+
+
+def test_a_float_state_dict_is_quantised_on_loading(case: LayerCase) -> None:
+    cls, module, layer, x = case
+    other = cls.from_config(layer.config())
+    other.load_state_dict(module.state_dict())
+    assert same(other, layer, x)
+    with pytest.raises(RuntimeError, match="keep one of the two"):
+        other.load_state_dict({**module.state_dict(), **layer.state_dict()})
+
+
+def test_config_survives_json_and_bad_configs_are_refused(case: LayerCase) -> None:
+    cls, _, layer, x = case
+    config = json.loads(json.dumps(layer.config()))
+    other = cls.from_config(config)
+    assert other.config() == layer.config()
+    with pytest.raises(TersorError, match="no weights yet"):
+        other(x)
+    with pytest.raises(TersorError, match="no weights yet"):
+        other.canonical_tensors()
+    other.fill(layer.canonical_tensors())
+    assert same(other, layer, x)
+    for bad in ({**config, "dtype": "int8"}, {**config, "more": 1}, {**config, "in_features": True}, {}, None):
+        with pytest.raises(ValueError, match="expected"):
+            cls.from_config(bad)
+        with pytest.raises(ValueError, match="expected"):
+            cls.expected_tensors(bad)
+
+
+def test_wrong_input_names_layer_got_expected_and_remedy(case: LayerCase) -> None:
+    _, _, layer, x = case
+    layer._tersor_name = "encoder.0.fc"
+    for bad, got, remedy in [
+        (x[..., :-1], str(x.shape[-1] - 1), "last dimension"),
+        (x.double(), "float64", "x.float()"),
+        (x.to_sparse(), "sparse", "convert it"),
+        (x.numpy(), "ndarray", "tensor"),
+        (x.sum(), "[]", "last dimension"),
+    ]:
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad), pytest.raises(TersorError) as caught:
+                layer(bad)
+            for part in ("encoder.0.fc", "expected", "got", got, remedy):
+                assert part in str(caught.value)
+
+
+def test_the_weight_is_read_only(case: LayerCase) -> None:
+    _, _, layer, x = case
+    before = values(layer, x)
+    for write in (
+        lambda: setattr(layer, "weight", layer.weight.clone()),
+        lambda: setattr(layer, "weight", nn.Parameter(layer.weight.clone())),
+        lambda: layer.weight.mul_(2),
+        lambda: layer.weight.data.zero_(),
+        lambda: layer.weight.__setitem__(0, 0.0),
+        lambda: nn.init.normal_(layer.weight),
+        lambda: torch.neg(x[0, 0], out=layer.weight),
+        lambda: layer.weight.requires_grad_(),
+        layer.reset_parameters,
+    ):
+        with pytest.raises(TersorError, match="read-only"):
+            write()
+    assert torch.equal(values(layer, x), before)
