@@ -24,23 +24,29 @@ static_assert(sizeof kActivationNames / sizeof *kActivationNames == tersor::kAct
 
 // --- Arrays in.
 
+constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+
 std::string ShapeText(const py::array& array) {
   std::string text = "[";
   for (py::ssize_t i = 0; i < array.ndim(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(array.shape(i));
   return text + "]";
 }
 
+[[noreturn]] void FailArray(const char* name, const py::dtype& expected, const py::handle& got) {
+  throw Error(std::string(name) + ": expected a numpy array of " + py::cast<std::string>(py::str(expected)) + ", got " +
+              py::cast<std::string>(py::str(got)));
+}
+
 // Any strides are welcome (a strided array is copied), another dtype is not: a conversion would change the numbers.
 template <typename T>
 py::array_t<T, py::array::c_style> ArrayOf(const py::object& object, const char* name) {
+  if (py::array_t<T, py::array::c_style | kAligned>::check_(object))
+    return py::reinterpret_borrow<py::array_t<T, py::array::c_style>>(object);
   const py::dtype expected = py::dtype::of<T>();
-  const std::string wanted =
-      std::string(name) + ": expected a numpy array of " + py::cast<std::string>(py::str(expected));
-  if (!py::isinstance<py::array>(object))
-    throw Error(wanted + ", got " + py::cast<std::string>(py::type::of(object).attr("__name__")));
-  const py::array array = py::reinterpret_borrow<py::array>(object);
-  if (!array.dtype().equal(expected)) throw Error(wanted + ", got " + py::cast<std::string>(py::str(array.dtype())));
-  return py::array_t<T, py::array::c_style>::ensure(array);
+  if (!py::isinstance<py::array>(object)) FailArray(name, expected, py::type::of(object).attr("__name__"));
+  const py::dtype got = py::reinterpret_borrow<py::array>(object).dtype();
+  if (!got.equal(expected)) FailArray(name, expected, got);
+  return py::array_t<T, py::array::c_style | kAligned>::ensure(object);
 }
 
 template <typename T>

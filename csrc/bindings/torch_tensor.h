@@ -126,21 +126,21 @@ inline int64_t RowStride(const int64_t* sizes, const int64_t* strides, int64_t d
   return row;
 }
 
-// Rows of sizes[dim - 1] elements: the tensor's own memory where its strides allow it, else a contiguous copy.
+// Rows of sizes[dim - 1] elements: the tensor's own memory where strides and alignment allow it, else a contiguous
+// copy.
 struct Rows {
   Rows(const Tensor& tensor, const int64_t* sizes, int64_t dim, int32_t dtype)
-      : stride(RowStride(sizes, tensor.strides(), dim)) {
-    if (stride < 0) {
-      copy = ContiguousCopy(tensor, sizes, dim, dtype);
-      stride = sizes[dim - 1];
-    }
-    data = (stride_is_copy() ? copy : tensor).data();
+      : data(tensor.data()), stride(RowStride(sizes, tensor.strides(), dim)) {
+    const uintptr_t element = dtype == codes.f32 ? 4 : 2;
+    if (stride >= 0 && reinterpret_cast<uintptr_t>(data) % element == 0) return;
+    copy = ContiguousCopy(tensor, sizes, dim, dtype);
+    data = copy.data();
+    stride = sizes[dim - 1];
   }
-  bool stride_is_copy() const { return copy.get() != nullptr; }
 
-  Tensor copy;
   const void* data;
   int64_t stride;
+  Tensor copy;
 };
 
 // Torch's own pool, so that torch.set_num_threads and OMP_NUM_THREADS hold; serial inside a parallel region.

@@ -1,0 +1,62 @@
+"""A random packed weight with the op on it and the definition of what the op returns."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy_reference as reference
+import torch
+from torch import Tensor
+
+from tersor import kernels
+from tersor.ops import ACTIVATIONS, LINEAR_S8
+
+NONE = torch.empty(0)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+class PackedWeight:
+    """A [n, k] weight; calling it calls the op, `expected` says what must come out."""
+
+    def __init__(self, rng: np.random.Generator, n: int, k: int) -> None:
+        self.n, self.k = n, k
+        self.w, self.scale = reference.weight(rng, n, k)
+        self.packed = torch.from_numpy(kernels.pack_s8(self.w, self.scale))
+
+    def __call__(
+        self,
+        x: Tensor,
+        bias: Tensor = NONE,
+        residual: Tensor = NONE,
+        activation: str = "none",
+        x_scale: float = 0.0,
+        x_zero_point: int = 0,
+    ) -> Tensor:
+        code = ACTIVATIONS[activation]
+        return LINEAR_S8(x, self.packed, bias, residual, self.n, code, x_scale, x_zero_point)
+
+    def expected(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        activation: str = "none",
+        x_scale: float = 0.0,
+        x_zero_point: int = 0,
+    ) -> Tensor:
+        """The definition in float32, rounded to the dtype of x."""
+        y = reference.linear(
+            x.float().contiguous().numpy().reshape(-1, self.k),
+            self.w,
+            self.scale,
+            None if bias is None else bias.float().contiguous().numpy(),
+            None if residual is None else residual.float().contiguous().numpy().reshape(-1, self.n),
+            x_scale,
+            x_zero_point,
+        )
+        return torch.from_numpy(kernels.activate(activation, y)).reshape(*x.shape[:-1], self.n).to(x.dtype)
+
+
+def check(got: Tensor, expected: Tensor) -> None:
+    assert got.dtype == expected.dtype
+    assert got.is_contiguous()
+    assert torch.equal(got, expected)
