@@ -94,8 +94,7 @@ def compress(
     require_any(choices)
     compressed = _copy(model, choices, replacements)
     rows = [layer_row(choice, replacements.get(choice.candidate.module)) for choice in choices]
-    parameters = sum(tensor.numel() for tensor in modules.tensors(model) if isinstance(tensor, nn.Parameter))
-    report = make_report(compressed, rows, warnings, parameters, before)
+    report = make_report(compressed, rows, warnings, modules.parameter_count(model), before)
     if example_inputs is not None:
         report = _with_errors(report, model, compressed, choices, replacements, example_inputs)
     return CompressionResult(compressed, report)

@@ -76,7 +76,7 @@ def find_candidates(model: nn.Module, *, untie: bool = False) -> list[Candidate]
     owned = _read_by_owner(model)
     tied = {} if untie else tied_parameters(model)
     return [
-        Candidate(tuple(names[key]), module, refusal(module) or owned.get(key) or tied.get(key))
+        Candidate(tuple(names[key]), module, owned.get(key) or refusal(module) or tied.get(key))
         for key, module in found.items()
     ]
 
@@ -88,8 +88,8 @@ def refusal(module: nn.Module) -> str | None:
         return f"is accelerated already ({cls.__name__})"
     if parametrize.is_parametrized(module):
         return "is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
-    weight = module._parameters.get("weight")
-    if weight is not None and nn.parameter.is_lazy(weight):
+    weight: Tensor | None = module._parameters.get("weight")
+    if isinstance(weight, nn.UninitializedParameter):
         return "is lazy and has no weight yet; run the model once first"
     if cls not in linear_types():
         return f"{cls.__module__}.{cls.__qualname__} is a subclass that may behave differently"
@@ -250,6 +250,11 @@ def tensors(module: nn.Module) -> Iterator[Tensor]:
     for tensor in chain(module.parameters(), module.buffers()):
         if not nn.parameter.is_lazy(tensor):
             yield tensor
+
+
+def parameter_count(module: nn.Module) -> int:
+    """The number of parameter values, shared ones counted once, lazy ones left out."""
+    return sum(tensor.numel() for tensor in tensors(module) if isinstance(tensor, nn.Parameter))
 
 
 def memory_bytes(module: nn.Module) -> int:

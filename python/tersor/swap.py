@@ -71,7 +71,7 @@ def swap(
     if isinstance(model, modules.linear_types()):
         raise SwapError("the model is itself a linear layer: use tersor.nn.Int8Linear.from_float(model)")
     before = modules.memory_bytes(model)
-    parameters = sum(tensor.numel() for tensor in model.parameters())
+    parameters = modules.parameter_count(model)
     choices, found = choose(model, include, exclude, untie)
     _set_ranges(choices, ranges or {})
     judge(choices, force=force, progress=progress)

@@ -1,0 +1,111 @@
+"""Recipes: what they accept, what they refuse, and the way to TOML and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tersor import Recipe, RecipeError, steps
+from tersor.recipe import STEPS, Step, register_step
+
+
+def every_step() -> list[Step]:
+    """Every registered step with every combination of its choices."""
+    made = []
+    for cls in STEPS.values():
+        specs = [spec for spec in dataclasses.fields(cls) if "choices" in spec.metadata]
+        for values in itertools.product(*(spec.metadata["choices"] for spec in specs)):
+            made.append(cls(**dict(zip((spec.name for spec in specs), values, strict=True))))
+    return made
+
+
+patterns = st.lists(st.text(min_size=1), max_size=4)
+recipes = st.builds(Recipe, st.lists(st.sampled_from(every_step()), min_size=1, max_size=3), patterns, patterns)
+
+
+@given(recipes)
+def test_toml_round_trip(recipe: Recipe) -> None:
+    assert Recipe.from_toml_text(recipe.to_toml()) == recipe
+
+
+@given(recipes)
+def test_dict_round_trip(recipe: Recipe) -> None:
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_file_round_trip(tmp_path: Path) -> None:
+    recipe = Recipe([steps.Quantize(activations="static")], include=["encoder.*"], exclude=["*.pööler\n\x7f"])
+    text = recipe.to_toml(tmp_path / "recipe.toml")
+    assert (tmp_path / "recipe.toml").read_text(encoding="utf-8") == text
+    assert Recipe.from_toml(tmp_path / "recipe.toml") == recipe
+
+
+def test_the_file_reads_as_documented() -> None:
+    text = 'include = ["encoder.*"]\n[[steps]]\nstep = "quantize"\nactivations = "static"\n'
+    assert Recipe.from_toml_text(text) == Recipe([steps.Quantize("int8", "static")], include=["encoder.*"])
+
+
+def test_recipes_are_values() -> None:
+    one, other = Recipe([steps.Quantize()], ["a"]), Recipe((steps.Quantize(),), ("a",))
+    assert one == other
+    assert hash(one) == hash(other)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.include = ()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[steps]]\nstep = "quantise"', r"'quantise' is not a known step; did you mean 'quantize'\? Known: quantize"),
+        ("[[steps]]\nweights = 'int8'", "step = None is not a known step"),
+        ('[[steps]]\nstep = "quantize"\nweight = "int8"', r"'weight' .*did you mean 'weights'.*weights, activations"),
+        ('[[steps]]\nstep = "quantize"\nweights = "int4"', r"weights = 'int4' is not a known value.*int8"),
+        ('[[steps]]\nstep = "quantize"\nactivations = []', r"activations = \[\] is not a known value.*dynamic, static"),
+        ('includes = []\n[[steps]]\nstep = "quantize"', "'includes' is not a known key; did you mean 'include'"),
+        ('include = "a"\n[[steps]]\nstep = "quantize"', "include must be a list of strings"),
+        ('exclude = [3]\n[[steps]]\nstep = "quantize"', "exclude: 3 is not a wildcard"),
+        ('exclude = [""]\n[[steps]]\nstep = "quantize"', "exclude: '' is not a wildcard"),
+        ("steps = 3", "steps must be a list of tables"),
+        ("", "at least one step; steps: quantize"),
+        ("[[steps]", "not valid TOML"),
+        ("a = " + "[" * 5000, "not valid TOML"),
+    ],
+)
+def test_what_is_refused(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_toml_text(text)
+
+
+def test_errors_of_a_file_name_it(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"absent\.toml"):
+        Recipe.from_toml(tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_bytes(b"\xff")
+    with pytest.raises(RecipeError, match=r"bad\.toml"):
+        Recipe.from_toml(tmp_path / "bad.toml")
+    (tmp_path / "odd.toml").write_text("steps = 1")
+    with pytest.raises(RecipeError, match=r"odd\.toml.*list of tables"):
+        Recipe.from_toml(tmp_path / "odd.toml")
+
+
+def test_only_steps_are_steps() -> None:
+    with pytest.raises(RecipeError, match="'quantize' is not a step; steps: quantize"):
+        Recipe(["quantize"])  # type: ignore[list-item]
+    with pytest.raises(RecipeError, match="not a wildcard"):
+        Recipe([steps.Quantize()], include=["\ud800"])
+
+
+def test_a_clash_of_names_is_loud() -> None:
+    with pytest.raises(RecipeError, match="needs a name of its own, got 'quantize'"):
+
+        @register_step
+        class Other(Step):
+            name = "quantize"
+
+    with pytest.raises(RecipeError, match="needs a name of its own"):
+        register_step(Step)
+    assert list(STEPS.values()) == [steps.Quantize]
