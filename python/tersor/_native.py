@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import importlib
 import platform
+import struct
+import sysconfig
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -24,13 +27,31 @@ def _here() -> str:
     return f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
 
 
+def _file(pattern: str) -> Path | None:
+    """The file of this package that matches, checked for being whole: the loader dies on a truncated one."""
+    import tersor
+
+    found = (path for folder in tersor.__path__ for path in sorted(Path(folder).glob(pattern)))
+    path = next(found, None)
+    if path is not None:
+        with path.open("rb") as file:
+            header = file.read(64)
+        if len(header) == 64 and header.startswith(b"\x7fELF\x02\x01"):
+            # The section table is the last part of a shared library: where it starts, entry size and count.
+            start, (size, count) = struct.unpack_from("<Q", header, 40)[0], struct.unpack_from("<HH", header, 58)
+            if start + size * count > path.stat().st_size:
+                raise NativeError(f"{path} is truncated.", _REINSTALL)
+    return path
+
+
 @cache
 def core() -> ModuleType:
     """The module `tersor._C`. Raises NativeError when it is missing or does not load."""
+    _file("libtersor.so")
+    if _file(f"_C{sysconfig.get_config_var('EXT_SUFFIX')}") is None:
+        raise NativeError(f"tersor has no compiled module _C for {_here()}.", _REINSTALL)
     try:
         return importlib.import_module("tersor._C")
-    except ModuleNotFoundError as error:
-        raise NativeError(f"tersor has no compiled module _C for {_here()}.", _REINSTALL) from error
     except ImportError as error:
         raise NativeError(f"tersor's compiled module _C does not load ({error}).", _REINSTALL) from error
 
@@ -41,24 +62,20 @@ def torch_ops() -> None:
     import torch
 
     found = f"torch {torch.__version__}"
-    if torch.__version__ < MIN_TORCH:
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MIN_TORCH:
         raise NativeError(f"tersor needs torch 2.10 or newer and found {found}.", "`pip install 'torch>=2.10'`.")
-    path = _torch_ops_path()
+    _file("libtersor.so")
+    path = _file("_torch_ops.so")
     if path is None:
         raise NativeError(f"tersor has no file _torch_ops.so for {_here()}.", _REINSTALL)
+    load: Callable[[Path], None] = torch.ops.load_library
     try:
-        torch.ops.load_library(path)
+        load(path)
     except OSError as error:
-        raise NativeError(f"tersor's _torch_ops.so does not load with {found} ({error}).", _REINSTALL) from error
+        why = error.__cause__ or error  # torch puts the loader's own message into the cause
+        raise NativeError(f"tersor's _torch_ops.so does not load with {found} ({why}).", _REINSTALL) from error
     if not hasattr(torch.ops.tersor, "linear_s8"):
         raise NativeError(
             f"{found} refused the ops of {path}; its message is on stderr.",
             "load only one copy of tersor in a process, or start a new one.",
         )
-
-
-def _torch_ops_path() -> Path | None:
-    import tersor
-
-    candidates = (Path(folder) / "_torch_ops.so" for folder in tersor.__path__)
-    return next((path for path in candidates if path.is_file()), None)

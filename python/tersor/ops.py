@@ -31,7 +31,6 @@ what was got. Runs on torch's own threads, at most as many as the process has CP
 """
 
 
-@torch.library.register_fake("tersor::linear_s8")
 def _linear_s8_fake(
     x: Tensor,
     packed: Tensor,
@@ -42,9 +41,11 @@ def _linear_s8_fake(
     x_scale: float,
     x_zero_point: int,
 ) -> Tensor:
-    torch._check(x.dim() >= 1, lambda: f"tersor::linear_s8: x: expected shape [..., in_features], got {list(x.shape)}")
-    torch._check(
-        x.dtype in (torch.float32, torch.bfloat16, torch.float16),
-        lambda: f"tersor::linear_s8: x: expected float32, bfloat16 or float16, got {x.dtype}",
-    )
+    if x.dim() < 1:
+        raise RuntimeError("tersor::linear_s8: x: expected shape [..., in_features], got []")
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise RuntimeError(f"tersor::linear_s8: x: expected float32, bfloat16 or float16, got {x.dtype}")
     return x.new_empty((*x.shape[:-1], out_features))
+
+
+torch.library.register_fake("tersor::linear_s8", _linear_s8_fake)
