@@ -70,8 +70,9 @@ class Int8Linear(PackedLayer, nn.Linear):
         parameter = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype), requires_grad=False)
         self.register_parameter("bias", parameter if bias else None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
+        x = input  # the name that nn.Linear's callers may use
         # Past Module.__getattr__, which costs half a microsecond for each name.
         packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
         parameter = self._parameters["bias"]
