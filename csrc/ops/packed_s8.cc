@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <string>
 
@@ -25,9 +26,15 @@ const GemmS8Kernel* FindKernel(const char* id) {
   return nullptr;
 }
 
+void CheckAddress(const void* packed) {
+  if (reinterpret_cast<uintptr_t>(packed) % alignof(PackedHeaderS8) != 0)
+    throw Error("packed int8 weight: its address is not a multiple of " + std::to_string(alignof(PackedHeaderS8)));
+}
+
 const PackedHeaderS8& CheckedHeader(const void* packed, size_t packed_bytes) {
   if (packed == nullptr || packed_bytes < sizeof(PackedHeaderS8))
     throw Error("packed int8 weight: " + std::to_string(packed_bytes) + " bytes are too few for its header");
+  CheckAddress(packed);
   const PackedHeaderS8& header = *static_cast<const PackedHeaderS8*>(packed);
   if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0)
     throw Error("packed int8 weight: these bytes are not one (or of another version of tersor); pack the weight again");
@@ -74,9 +81,8 @@ PackedLayoutS8 LayoutS8(const GemmS8Kernel& kernel, int64_t n, int64_t k) {
   layout.panels_at = layout.col_sum_at + RoundUp(chunks * columns * sizeof(int32_t), kCacheLine);
   const size_t panels = columns / static_cast<size_t>(kernel.nr);
   const int64_t tail = k - (layout.chunks - 1) * kMaxDepthS8;
-  layout.total = layout.panels_at +
-                 panels * ((chunks - 1) * kernel.panel_bytes(static_cast<int32_t>(kMaxDepthS8)) +
-                           kernel.panel_bytes(static_cast<int32_t>(tail)));
+  layout.total = layout.panels_at + panels * ((chunks - 1) * kernel.panel_bytes(static_cast<int32_t>(kMaxDepthS8)) +
+                                              kernel.panel_bytes(static_cast<int32_t>(tail)));
   return layout;
 }
 
@@ -117,6 +123,7 @@ void PackBeginS8(int64_t n, int64_t k, void* packed, size_t packed_bytes) {
   const size_t needed = PackedBytesS8(n, k);
   if (packed_bytes != needed)
     throw Error("packed int8 weight: " + std::to_string(needed) + " bytes needed, got " + std::to_string(packed_bytes));
+  CheckAddress(packed);
   std::memset(packed, 0, LayoutS8(*Selected().gemm_s8, n, k).panels_at);
   PackedHeaderS8& header = *static_cast<PackedHeaderS8*>(packed);
   std::memcpy(header.magic, kMagic, sizeof kMagic);

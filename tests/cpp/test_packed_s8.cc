@@ -179,6 +179,10 @@ TEST(DamagedBlocksAreRefused) {
   std::memset(HeaderOf(bad).kernel_id, 'z', sizeof(HeaderOf(bad).kernel_id));  // no end of string
   CHECK(!ViewError(bad).empty());
   CHECK(!ErrorOf([] { tersor::InspectPackedS8(nullptr, 1000); }).empty());
+  std::vector<char> moved(good.size() + 1);
+  std::memcpy(moved.data() + 1, good.data(), good.size());
+  CHECK(Holds(ErrorOf([&] { tersor::InspectPackedS8(moved.data() + 1, good.size()); }), "multiple of 8"));
+  CHECK(Holds(ErrorOf([&] { tersor::PackBeginS8(9, 10, moved.data() + 1, good.size()); }), "multiple of 8"));
 }
 
 TEST(ForeignKernelIsNamed) {
