@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def test_to_float_and_back_keeps_the_integers(case: LayerCase) -> None:
 
 
 def test_keeps_the_surface_of_the_float_layer(case: LayerCase) -> None:
-    _, module, layer, _ = case
+    _, module, layer, x = case
     assert isinstance(layer, nn.Linear)
     for name in ("in_features", "out_features", "nf", "nx"):
         assert getattr(layer, name, None) == getattr(module, name, getattr(layer, name, None))
@@ -67,6 +68,8 @@ def test_keeps_the_surface_of_the_float_layer(case: LayerCase) -> None:
     assert "int8" in layer.extra_repr()
     assert "bias=True" in repr(layer)
     assert layer.training is module.training
+    (name,) = inspect.signature(module.forward).parameters
+    assert torch.equal(layer(**{name: x}), layer(x))
     assert layer.train().training
 
 
@@ -85,7 +88,7 @@ def test_state_dict_is_strict_canonical_and_loads_weights_only(case: LayerCase, 
 
 def test_state_dict_of_a_model_reports_only_what_is_wrong(case: LayerCase) -> None:
     _, _, layer, _ = case
-    model = nn.ModuleDict({"a": layer, "b": nn.LayerNorm(3, elementwise_affine=False)})
+    model = nn.ModuleDict({"b": nn.LayerNorm(3, elementwise_affine=False), "a": layer})
     state = model.state_dict()
     missing = {key: value for key, value in state.items() if key != "a.weight_scale"}
     with pytest.raises(RuntimeError, match=r"Missing key.*a\.weight_scale"):

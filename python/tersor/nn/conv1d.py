@@ -26,6 +26,10 @@ class Int8Conv1D(Int8Linear):
         """Input features."""
         return self.in_features
 
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., nx] to [..., nf]."""
+        return super().forward(x)
+
     @classmethod
     def reason_against(cls, module: nn.Module) -> str | None:
         """Why `module` cannot become this layer, or None when it can."""

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from typing_extensions import Self
 
 from tersor.errors import TersorError
-from tersor.nn.dequantized_weight import READ_ONLY, DequantizedWeight
-from tersor.nn.float_linear import float_weight_problem, is_conv1d
+from tersor.nn.float_linear import is_conv1d
 from tersor.nn.linear_autograd import linear_s8_with_grad
 from tersor.nn.linear_config import check_settings, checked_config
-from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, Expected, PackedLayer
-from tersor.nn.packed_weight import dequantize, pack_canonical, pack_float, unpack
+from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, Expected
+from tersor.nn.packed_linear import PackedLinear
+from tersor.nn.packed_weight import pack_canonical, pack_float, unpack
 from tersor.nn.registry import REGISTRY, register
 from tersor.ops import ACTIVATIONS, LINEAR_S8
 
@@ -28,7 +27,7 @@ _float32 = torch.float32
 
 
 @register
-class Int8Linear(PackedLayer, nn.Linear):
+class Int8Linear(PackedLinear):
     """y = activation(x W^T + bias) with W in int8 and x quantised to 8 bits on the fly.
 
     Input: [..., in_features] in float32, bfloat16 or float16, any strides; output: [..., out_features] in the dtype
@@ -60,15 +59,10 @@ class Int8Linear(PackedLayer, nn.Linear):
         `activation`: a key of tersor.ops.ACTIVATIONS. `x_scale` 0: x is quantised row by row; above 0: with this
         scale and `x_zero_point` in [0, 255].
         """
-        nn.Module.__init__(self)
-        dtype = dtype or torch.get_default_dtype()
         check_settings(in_features, out_features, activation, x_scale, x_zero_point)
-        self.in_features, self.out_features = in_features, out_features
+        super().__init__(in_features, out_features, bias, device, dtype)
         self._activation_code = ACTIVATIONS[activation]
         self.x_scale, self.x_zero_point = float(x_scale), x_zero_point
-        self._start_empty(dtype, device)
-        parameter = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype), requires_grad=False)
-        self.register_parameter("bias", parameter if bias else None)
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
@@ -93,75 +87,10 @@ class Int8Linear(PackedLayer, nn.Linear):
                 raise
             raise TersorError(f"{self._label()}: {problem}") from error
 
-    def _input_problem(self, x: object) -> str | None:
-        if not self.has_weights:
-            return "the layer has no weights yet; load a state dict first"
-        if not isinstance(x, Tensor):
-            return f"expected a tensor [..., {self.in_features}], got {type(x).__name__}"
-        if x.layout != torch.strided or x.is_nested or x.device.type != "cpu":
-            kind = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
-            return f"expected a dense tensor on cpu, got a {kind} one on {x.device}; convert it or move it to the CPU"
-        if x.dtype not in DTYPE_NAMES:
-            return f"expected x in {', '.join(DTYPES)}, got {x.dtype}; convert it with x.float()"
-        if x.dim() == 0 or x.shape[-1] != self.in_features:
-            return (
-                f"expected x [..., {self.in_features}], got {list(x.shape)}; the last dimension must be in_features "
-                f"= {self.in_features}, see what the layer before gives out"
-            )
-        return None
-
     @property
     def activation(self) -> str:
         """The name of the activation function that is part of the layer."""
         return _ACTIVATION_NAMES[self._activation_code]
-
-    # --- The weight.
-
-    @property
-    def weight(self) -> Tensor:
-        """The dequantised weight [out_features, in_features] in the layer's dtype, computed when it is read."""
-        return self._read_weight()
-
-    @weight.setter
-    def weight(self, value: Any) -> NoReturn:
-        raise TersorError(f"{self._label()}: {READ_ONLY}")
-
-    def _read_weight(self, transposed: bool = False) -> Tensor:
-        packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
-        if torch.compiler.is_dynamo_compiling():
-            weight: Tensor = dequantize(packed, self.out_features, self.in_features, self.dtype)
-            return weight.t() if transposed else weight
-        dtype, view = self.dtype, self.__dict__.get("_weight_view")
-        if view is None or view.packed is not packed or view.float_dtype is not dtype:
-            view = DequantizedWeight(packed, self.out_features, self.in_features, dtype, transposed)
-            if not torch.compiler.is_compiling():
-                self.__dict__["_weight_view"] = view
-        return view
-
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As nn.Module's; the weight cannot be set."""
-        if name == "weight":
-            raise TersorError(f"{self._label()}: {READ_ONLY}")
-        super().register_parameter(name, param)
-
-    def reset_parameters(self) -> None:
-        """Raises TersorError: an int8 layer takes its weights from a float layer or a state dict."""
-        raise TersorError(f"{self._label()}: {READ_ONLY}")
-
-    # --- To and from float.
-
-    @classmethod
-    def reason_against(cls, module: nn.Module) -> str | None:
-        """Why `module` cannot become this layer, or None when it can."""
-        if is_conv1d(module) and cls is Int8Linear:
-            return REGISTRY["int8_conv1d"].reason_against(module)
-        if not isinstance(module, nn.Linear):
-            return f"{type(module).__name__} is not an nn.Linear"
-        if isinstance(module, NonDynamicallyQuantizableLinear):
-            return "the out_proj of nn.MultiheadAttention is never called: attention reads its weight as a matrix"
-        if type(module).forward is not nn.Linear.forward or "forward" in module.__dict__:
-            return f"{type(module).__name__} has a forward of its own"
-        return float_weight_problem(module)
 
     @classmethod
     def from_float(
@@ -176,44 +105,16 @@ class Int8Linear(PackedLayer, nn.Linear):
             ValueError: with reason_against(module), or when the weight holds NaN or infinity.
         """
         settings: dict[str, Any] = {"activation": activation, "x_scale": x_scale, "x_zero_point": x_zero_point}
-        if is_conv1d(module) and cls is Int8Linear:
+        if cls is Int8Linear and is_conv1d(module):
             return REGISTRY["int8_conv1d"].from_float(module, **settings)  # type: ignore[return-value]
-        reason = cls.reason_against(module)
-        if reason is not None:
-            raise ValueError(reason)
-        weight, bias = cls._oriented(module.weight.detach()), module.bias  # type: ignore[operator]
-        out_features, in_features = weight.shape
-        with torch.inference_mode(False), torch.no_grad():
-            layer = cls(in_features, out_features, bias is not None, "cpu", weight.dtype, **settings)
-            layer._take_packed(pack_float(weight))
-            if isinstance(bias, Tensor):
-                layer.bias.copy_(bias)
-        layer.training = module.training
-        return layer
-
-    @staticmethod
-    def _oriented(weight: Tensor) -> Tensor:
-        """The weight of the float layer as [out_features, in_features]."""
-        return weight
+        return cls._convert(module, settings)
 
     @classmethod
-    def float_example(cls) -> tuple[nn.Module, Tensor]:
-        """nn.Linear(70, 33) and x [2, 3, 70]."""
-        return nn.Linear(70, 33), torch.randn(2, 3, 70)
-
-    def to_float(self) -> nn.Module:
-        """An nn.Linear with the dequantised weight. A fused activation is not part of it."""
-        return self._write_float(nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta"))
-
-    def _write_float(self, module: nn.Module) -> nn.Module:
-        weight = self.weight.clone()
-        module.weight = nn.Parameter(weight)
-        if self.bias is not None:
-            module.bias = nn.Parameter(self.bias.detach().clone())
-        module.train(self.training)
-        return module
-
-    # --- Description.
+    def reason_against(cls, module: nn.Module) -> str | None:
+        """Why `module` cannot become this layer, or None when it can."""
+        if cls is Int8Linear and is_conv1d(module):
+            return REGISTRY["int8_conv1d"].reason_against(module)
+        return super().reason_against(module)
 
     def config(self) -> dict[str, Any]:
         """What from_config needs, JSON-able."""
@@ -244,13 +145,9 @@ class Int8Linear(PackedLayer, nn.Linear):
         return expected
 
     def _pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        if "weight" not in tensors:
-            return pack_canonical(tensors["weight_q"], tensors["weight_scale"])
-        weight = self._oriented(tensors["weight"].detach()) if tensors["weight"].dim() == 2 else tensors["weight"]
-        shape = (self.out_features, self.in_features)
-        if tuple(weight.shape) != shape or weight.device.type != "cpu":
-            raise ValueError(f"weight: expected {list(shape)} on cpu, got {list(weight.shape)} on {weight.device}")
-        return pack_float(weight)
+        if "weight" in tensors:
+            return pack_float(self._checked_float_weight(tensors["weight"]))
+        return pack_canonical(tensors["weight_q"], tensors["weight_scale"])
 
     def _unpack(self) -> dict[str, Tensor]:
         q, scale = unpack(self.packed, self.out_features, self.in_features)
