@@ -54,6 +54,9 @@ struct GemmS8Args {
   const float* bias;          // [round_up(n, nr)], never null
   const float* residual;      // [m][n], row stride ldr, or null; may be c itself
   int64_t ldr;
+  // What the op reads next, or null and 0: a kernel may fetch it into the cache while it computes.
+  const char* ahead;
+  int64_t ahead_bytes;
   // c = float(acc - row_zero * col_sum) * (row_scale * col_scale) + bias (+ residual): each step rounded once.
 };
 

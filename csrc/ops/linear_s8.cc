@@ -23,7 +23,7 @@ struct Range {
   int64_t begin, end;
 };
 
-Range Part(int64_t count, int32_t parts, int32_t i) { return {count * i / parts, count * (i + 1) / parts}; }
+Range Part(int64_t count, int64_t parts, int64_t i) { return {count * i / parts, count * (i + 1) / parts}; }
 
 size_t ElementBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
 
@@ -42,15 +42,17 @@ struct Worker {
   const LinearS8Args& args;
   const PackedViewS8& weight;
   const GemmS8Kernel& kernel;
-  int64_t k_pad, lda, block_rows, out_rows, out_cols;
+  int64_t k_pad, lda, tiles, blocks, block_rows, out_rows, out_cols;
   uint8_t* q = nullptr;        // [block_rows][lda]
   float* row_scale = nullptr;  // [block_rows]
   int32_t* row_zero = nullptr;
-  float* bias = nullptr;  // [columns of this worker], padded; null when the caller's bias can be read in place
-  float* zeros = nullptr;  // [columns of this worker], for the chunks after the first
-  float* row_f32 = nullptr;   // [k], 16-bit inputs only
-  float* out = nullptr;       // [out_rows][out_cols], 16-bit outputs only
-  float* residual = nullptr;  // the same, when there is one
+  float* bias = nullptr;        // [columns of this worker], padded; null when the caller's bias can be read in place
+  float* zeros = nullptr;       // [columns of this worker], for the chunks after the first
+  float* row_f32 = nullptr;     // [k], 16-bit inputs only
+  float* out = nullptr;         // [out_rows][out_cols], 16-bit outputs only
+  float* residual = nullptr;    // the same, when there is one
+  const char* ahead = nullptr;  // what the next tiles will read of the weight
+  int64_t ahead_bytes = 0;
 
   Worker(const Job& j, int64_t rows, int64_t columns)
       : job(j), args(j.args), weight(j.weight), kernel(*j.weight.kernel) {
@@ -58,17 +60,18 @@ struct Worker {
     k_pad = (weight.k + kr - 1) / kr * kr;
     // An odd number of cache lines: rows of a tile never fall into the same few cache sets.
     lda = ((k_pad + 63) / 64 | 1) * 64;
-    block_rows = std::max<int64_t>(kBlockBytes / lda / kernel.mr, 1) * kernel.mr;
-    block_rows = std::max<int64_t>(std::min(block_rows, rows), 1);
+    // Rows spread evenly over tiles, and tiles over blocks: none is left with one row.
+    tiles = (rows + kernel.mr - 1) / kernel.mr;
+    const int64_t tiles_in_block = std::max<int64_t>(kBlockBytes / lda / kernel.mr, 1);
+    blocks = (tiles + tiles_in_block - 1) / tiles_in_block;
+    block_rows = std::min((tiles + blocks - 1) / blocks * kernel.mr, rows);
     const bool few = rows <= kernel.row_limit;
     out_rows = few ? rows : kernel.mr;
     out_cols = few ? columns : kernel.nr;
   }
 
   bool narrow() const { return args.dtype != DType::kF32; }
-  bool pads_bias(int64_t columns) const {
-    return args.bias == nullptr || columns % kernel.nr != 0;
-  }
+  bool pads_bias(int64_t columns) const { return args.bias == nullptr || columns % kernel.nr != 0; }
 
   size_t ScratchBytes(int64_t columns) const {
     const size_t rows = static_cast<size_t>(block_rows), padded = Padded(columns);
@@ -105,24 +108,41 @@ struct Worker {
     }
   }
 
+  const void* Source(int64_t row) const {
+    return static_cast<const char*>(args.x) + static_cast<size_t>(row * args.ldx) * ElementBytes(args.dtype);
+  }
+
+  RowParams ParamsOf(const float* x) const {
+    float range[2];
+    job.kernels.quantize->row_range(weight.k, x, range);
+    const RowParams dynamic = ChooseRowParams(range);
+    if (args.x_scale > 0.0f && !std::isnan(dynamic.scale))
+      return {args.x_scale, 1.0f / args.x_scale, args.x_zero_point};
+    return dynamic;
+  }
+
+  void QuantizeInto(int64_t i, const float* x, const RowParams& params) {
+    QuantizeRow(*job.kernels.quantize, weight.k, k_pad, x, params, q + i * lda);
+    row_scale[i] = params.scale;
+    row_zero[i] = params.zero_point;
+  }
+
   void Quantize(int64_t row_begin, int64_t rows) {
-    const QuantizeKernel& quantize = *job.kernels.quantize;
-    for (int64_t i = 0; i < rows; ++i) {
-      const char* source = static_cast<const char*>(args.x) +
-                           static_cast<size_t>((row_begin + i) * args.ldx) * ElementBytes(args.dtype);
-      const float* x = reinterpret_cast<const float*>(source);
-      if (narrow()) {
-        job.kernels.convert->to_f32(args.dtype, weight.k, source, row_f32);
-        x = row_f32;
+    if (narrow()) {
+      for (int64_t i = 0; i < rows; ++i) {
+        job.kernels.convert->to_f32(args.dtype, weight.k, Source(row_begin + i), row_f32);
+        QuantizeInto(i, row_f32, ParamsOf(row_f32));
       }
-      float range[2];
-      quantize.row_range(weight.k, x, range);
-      RowParams params = ChooseRowParams(range);
-      if (args.x_scale > 0.0f && !std::isnan(params.scale))
-        params = {args.x_scale, 1.0f / args.x_scale, args.x_zero_point};
-      QuantizeRow(quantize, weight.k, k_pad, x, params, q + i * lda);
-      row_scale[i] = params.scale;
-      row_zero[i] = params.zero_point;
+      return;
+    }
+    // The ranges of several rows first: the divisions of one row then overlap with the reading of the next.
+    constexpr int64_t kGroup = 4;
+    for (int64_t begin = 0; begin < rows; begin += kGroup) {
+      RowParams params[kGroup];
+      const int64_t live = std::min(kGroup, rows - begin);
+      const auto row = [&](int64_t i) { return static_cast<const float*>(Source(row_begin + begin + i)); };
+      for (int64_t i = 0; i < live; ++i) params[i] = ParamsOf(row(i));
+      for (int64_t i = 0; i < live; ++i) QuantizeInto(begin + i, row(i), params[i]);
     }
   }
 
@@ -142,6 +162,8 @@ struct Worker {
     g.lda = lda;
     g.c = c;
     g.ldc = ldc;
+    g.ahead = ahead;
+    g.ahead_bytes = ahead_bytes;
     g.row_scale = row_scale + row;
     g.row_zero = row_zero + row;
     g.col_scale = weight.scale + column;
@@ -168,28 +190,41 @@ struct Worker {
       (rows <= kernel.row_limit ? kernel.rows : kernel.tile)(g);
     }
     for (int64_t i = 0; i < rows; ++i) {
-      if (args.activation != Activation::kNone)
-        job.kernels.activation->apply(args.activation, columns, c + i * ldc);
+      if (args.activation != Activation::kNone) job.kernels.activation->apply(args.activation, columns, c + i * ldc);
       if (narrow())
         job.kernels.convert->from_f32(args.dtype, columns, c + i * ldc, y + static_cast<size_t>(i * args.ldy) * 2);
     }
   }
 
   void Run(Range rows, Range columns) {
-    for (int64_t base = rows.begin; base < rows.end; base += block_rows) {
-      const int64_t in_block = std::min(block_rows, rows.end - base);
-      Quantize(base, in_block);
-      if (rows.end - rows.begin <= kernel.row_limit) {
-        Compute(base, 0, in_block, columns.begin, columns.begin, columns.end - columns.begin);
-        continue;
-      }
-      const int64_t tiles = (in_block + kernel.mr - 1) / kernel.mr;
-      for (int64_t column = columns.begin; column < columns.end; column += kernel.nr) {
-        const int64_t live = std::min<int64_t>(kernel.nr, columns.end - column);
-        for (int32_t t = 0; t < tiles; ++t) {  // rows spread evenly: no tile is left with one row
-          const Range tile = Part(in_block, static_cast<int32_t>(tiles), t);
-          Compute(base, tile.begin, tile.end - tile.begin, columns.begin, column, live);
+    const int64_t count = rows.end - rows.begin;
+    if (count <= kernel.row_limit) {
+      Quantize(rows.begin, count);
+      Compute(rows.begin, 0, count, columns.begin, columns.begin, columns.end - columns.begin);
+      return;
+    }
+    for (int64_t block = 0; block < blocks; ++block) RunBlock(rows, columns, Part(tiles, blocks, block));
+  }
+
+  // Each panel meets every row of the block while it is in L1.
+  void RunBlock(Range rows, Range columns, Range block) {
+    const int64_t count = rows.end - rows.begin, in_block = block.end - block.begin;
+    const int64_t first = count * block.begin / tiles, base = rows.begin + first;
+    Quantize(base, count * block.end / tiles - first);
+    const int64_t panel_bytes = static_cast<int64_t>(kernel.panel_bytes(weight.ChunkDepth(0)));
+    for (int64_t column = columns.begin; column < columns.end; column += kernel.nr) {
+      const int64_t live = std::min<int64_t>(kernel.nr, columns.end - column);
+      const bool last = column + kernel.nr >= columns.end;
+      for (int64_t t = 0; t < in_block; ++t) {
+        const Range tile = Part(count, tiles, block.begin + t);
+        if (!last) {
+          const Range share = Part(panel_bytes, in_block, t);
+          ahead = weight.Panel(0, column / kernel.nr + 1) + share.begin;
+          ahead_bytes = share.end - share.begin;
+        } else {
+          ahead_bytes = 0;
         }
+        Compute(base, tile.begin - first, tile.end - tile.begin, columns.begin, column, live);
       }
     }
   }

@@ -22,7 +22,7 @@ RowParams ChooseRowParams(const float* range) {
 
 int32_t QuantizeRow(const QuantizeKernel& kernel, int64_t k, int64_t k_pad, const float* x, const RowParams& params,
                     uint8_t* q) {
-  std::memset(q + k, 0, static_cast<size_t>(k_pad - k));
+  if (k_pad > k) std::memset(q + k, 0, static_cast<size_t>(k_pad - k));
   if (std::isnan(params.scale)) {  // the row's results are NaN; its integers are fixed all the same
     std::memset(q, 0, static_cast<size_t>(k));
     return 0;

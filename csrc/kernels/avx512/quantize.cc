@@ -19,24 +19,37 @@ __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffff
 struct Extremes {
   __m512i positive, negative;
   void Add(__m512i bits) {
+    __asm__("" : "+v"(bits));  // one load, not one per maximum
     positive = _mm512_max_epi32(positive, bits);
     negative = _mm512_max_epu32(negative, bits);
+  }
+  void Merge(const Extremes& other) {
+    positive = _mm512_max_epi32(positive, other.positive);
+    negative = _mm512_max_epu32(negative, other.negative);
   }
 };
 
 void RowRange(int64_t k, const float* x, float* range) {
   const __m512i zero = _mm512_setzero_si512(), minus_zero = _mm512_set1_epi32(static_cast<int32_t>(kSignBit));
-  Extremes e[4] = {{zero, minus_zero}, {zero, minus_zero}, {zero, minus_zero}, {zero, minus_zero}};
+  Extremes e0 = {zero, minus_zero}, e1 = e0, e2 = e0, e3 = e0;
   int64_t i = 0;
-  for (; i + 64 <= k; i += 64)
-    for (int j = 0; j < 4; ++j) e[j].Add(_mm512_loadu_si512(x + i + 16 * j));
-  for (int j = 0; i < k; i += 16, j = (j + 1) % 4) e[j].Add(_mm512_maskz_loadu_epi32(FirstLanes(k - i), x + i));
-  for (int j = 1; j < 4; ++j) {
-    e[0].positive = _mm512_max_epi32(e[0].positive, e[j].positive);
-    e[0].negative = _mm512_max_epu32(e[0].negative, e[j].negative);
+  for (; i + 64 <= k; i += 64) {
+    e0.Add(_mm512_loadu_si512(x + i));
+    e1.Add(_mm512_loadu_si512(x + i + 16));
+    e2.Add(_mm512_loadu_si512(x + i + 32));
+    e3.Add(_mm512_loadu_si512(x + i + 48));
   }
-  const uint32_t hi = static_cast<uint32_t>(_mm512_reduce_max_epi32(e[0].positive));
-  const uint32_t lo = _mm512_reduce_max_epu32(e[0].negative);
+  if (i < k) {
+    e0.Add(_mm512_maskz_loadu_epi32(FirstLanes(k - i), x + i));
+    e1.Add(_mm512_maskz_loadu_epi32(FirstLanes(k - i - 16), x + i + 16));
+    e2.Add(_mm512_maskz_loadu_epi32(FirstLanes(k - i - 32), x + i + 32));
+    e3.Add(_mm512_maskz_loadu_epi32(FirstLanes(k - i - 48), x + i + 48));
+  }
+  e0.Merge(e1);
+  e2.Merge(e3);
+  e0.Merge(e2);
+  const uint32_t hi = static_cast<uint32_t>(_mm512_reduce_max_epi32(e0.positive));
+  const uint32_t lo = _mm512_reduce_max_epu32(e0.negative);
   if (hi >= kInfinityBits || (lo & ~kSignBit) >= kInfinityBits) {
     range[0] = range[1] = std::numeric_limits<float>::quiet_NaN();
     return;
@@ -46,20 +59,21 @@ void RowRange(int64_t k, const float* x, float* range) {
 }
 
 struct Quantizer {
-  __m512 inv_scale, upper;
-  __m512i zero_point, lane_order;
+  __m512 inv_scale;
+  __m512i upper, zero_point, lane_order;
 
   Quantizer(float inv, int32_t zero)
       : inv_scale(_mm512_set1_ps(inv)),
-        upper(_mm512_set1_ps(static_cast<float>(255 - zero))),
+        upper(_mm512_castps_si512(_mm512_set1_ps(static_cast<float>(255 - zero)))),
         zero_point(_mm512_set1_epi16(static_cast<int16_t>(zero))),
         lane_order(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)) {}
 
   // The upper clamp comes before the conversion, which turns what is too large into the most negative integer;
-  // what is too small becomes just that, and the packs clamp it to 0.
+  // what is too small becomes just that, and the packs clamp it to 0. As integers, because the bits of finite
+  // floats below a bound >= 0 are ordered like them and integer minima have ports to spare.
   __m512i ToInt(__m512 x) const {
-    const __m512 t = _mm512_min_ps(_mm512_mul_ps(x, inv_scale), upper);
-    return _mm512_cvt_roundps_epi32(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512i t = _mm512_min_epi32(_mm512_castps_si512(_mm512_mul_ps(x, inv_scale)), upper);
+    return _mm512_cvt_roundps_epi32(_mm512_castsi512_ps(t), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
 
   __m512i ToBytes(__m512 x0, __m512 x1, __m512 x2, __m512 x3) const {

@@ -46,7 +46,7 @@ __m512i Broadcast(const uint8_t* a) {
 }
 
 template <int kRows>
-struct Tile {
+struct Block {
   __m512i acc[kRows][kVectors];
 
   // One quad of k for every row and column.
@@ -62,12 +62,36 @@ struct Tile {
     }
   }
 
-  void Multiply(const uint8_t* a, int64_t lda, const char* b, int32_t quads) {
+  void Clear() {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) acc[i][v] = _mm512_setzero_si512();
+  }
+
+  void Multiply(const uint8_t* a, int64_t lda, const char* b, int32_t quads) {
+    Clear();
     for (int32_t p = 0; p < quads; ++p) Step(a + p * kKr, lda, b + p * kStep);
+  }
+
+  // The same, and meanwhile the lines of the output and of `ahead` come into the cache, a few per step.
+  void MultiplyAndFetch(const GemmS8Args& g, int32_t quads) {
+    Clear();
+    const char* b = static_cast<const char*>(g.panel);
+    const bool floats = g.acc == nullptr;
+    const char* row = floats ? reinterpret_cast<const char*>(g.c) : reinterpret_cast<const char*>(g.acc);
+    const int64_t row_bytes = 4 * (floats ? g.ldc : g.ld_acc);
+    const char* last_row = row + (kRows - 1) * row_bytes;
+    const char* ahead = g.ahead_bytes > 0 ? g.ahead : b;
+    const int64_t ahead_step = g.ahead_bytes / quads;
+    for (int32_t p = 0; p < quads; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) _mm_prefetch(row + 64 * v, _MM_HINT_T0);
+      _mm_prefetch(ahead, _MM_HINT_T1);
+      Step(g.a + p * kKr, g.lda, b + p * kStep);
+      row = row < last_row ? row + row_bytes : last_row;
+      ahead += ahead_step;
+    }
   }
 
   void Store(const GemmS8Args& g, int32_t column, const __mmask16* live) const {
@@ -99,38 +123,59 @@ struct Tile {
 };
 
 template <int kRows>
-void Panels(const GemmS8Args& g) {
+void Write(const Block<kRows>& tile, const GemmS8Args& g, int32_t column) {
+  __mmask16 live[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    const int32_t left = g.n - column - 16 * v;
+    live[v] = static_cast<__mmask16>(left >= 16 ? 0xffffu : left <= 0 ? 0u : (1u << left) - 1u);
+  }
+  if (g.acc != nullptr)
+    tile.Store(g, column, live);
+  else if (g.residual != nullptr)
+    tile.template Finish<true>(g, column, live);
+  else
+    tile.template Finish<false>(g, column, live);
+}
+
+template <int kRows>
+void FewRows(const GemmS8Args& g) {
   const char* b = static_cast<const char*>(g.panel);
-  const int32_t quads = Quads(g.k);
   for (int32_t column = 0; column < g.n; column += kNr, b += PanelBytes(g.k)) {
-    Tile<kRows> tile;
-    tile.Multiply(g.a, g.lda, b, quads);
-    __mmask16 live[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      const int32_t left = g.n - column - 16 * v;
-      live[v] = static_cast<__mmask16>(left >= 16 ? 0xffffu : left <= 0 ? 0u : (1u << left) - 1u);
-    }
-    if (g.acc != nullptr)
-      tile.Store(g, column, live);
-    else if (g.residual != nullptr)
-      tile.template Finish<true>(g, column, live);
-    else
-      tile.template Finish<false>(g, column, live);
+    Block<kRows> tile;
+    tile.Multiply(g.a, g.lda, b, Quads(g.k));
+    Write(tile, g, column);
   }
 }
 
-void Run(const GemmS8Args& g) {
-  using Fn = void (*)(const GemmS8Args&);
-  static constexpr Fn kByRows[kMr] = {Panels<1>, Panels<2>, Panels<3>,  Panels<4>,  Panels<5>,  Panels<6>,  Panels<7>,
-                                      Panels<8>, Panels<9>, Panels<10>, Panels<11>, Panels<12>, Panels<13>, Panels<14>};
+template <int kRows>
+void OneTile(const GemmS8Args& g) {
+  Block<kRows> tile;
+  tile.MultiplyAndFetch(g, Quads(g.k));
+  Write(tile, g, 0);
+}
+
+using Run = void (*)(const GemmS8Args&);
+
+void Rows(const GemmS8Args& g) {
+  static constexpr Run kByRows[kRowLimit] = {FewRows<1>, FewRows<2>, FewRows<3>, FewRows<4>,
+                                             FewRows<5>, FewRows<6>, FewRows<7>, FewRows<8>};
   kByRows[g.m - 1](g);
+}
+
+void Tile(const GemmS8Args& g) {
+  static constexpr Run kByRows[kMr - 6] = {OneTile<7>,  OneTile<8>,  OneTile<9>,  OneTile<10>,
+                                           OneTile<11>, OneTile<12>, OneTile<13>, OneTile<14>};
+  if (g.m < 7)
+    Rows(g);
+  else
+    kByRows[g.m - 7](g);
 }
 
 }  // namespace
 
 const GemmS8Kernel& GemmS8() {
   static constexpr GemmS8Kernel kernel = {
-      "gemm_s8_14x32_avx512vnni", kMr, kNr, kKr, PanelBytes, PackPanel, UnpackPanel, Run, kRowLimit, Run};
+      "gemm_s8_14x32_avx512vnni", kMr, kNr, kKr, PanelBytes, PackPanel, UnpackPanel, Tile, kRowLimit, Rows};
   return kernel;
 }
 
