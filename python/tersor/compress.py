@@ -44,6 +44,7 @@ def compress(
     calibration: Iterable[Any] | None = None,
     train: Iterable[Any] | None = None,
     *,
+    other_inputs: Iterable[Any] = (),
     untie: bool = False,
     force: bool = False,
     progress: bool = True,
@@ -51,9 +52,9 @@ def compress(
     """Apply a recipe to a copy of ``model``; the float model is not touched.
 
     A layer is compressed where its kernel is measured faster than the float layer on this host, for the numbers of
-    rows that ``example_inputs`` bring to it; elsewhere it stays float and the report says why. The model is run in
-    eval mode without gradients; its training flags, buffers and torch's random state are put back. The same inputs
-    on the same host give the same weights.
+    rows that ``example_inputs`` and ``other_inputs`` bring to it; elsewhere it stays float and the report says why.
+    The model is run in eval mode without gradients; its training flags, buffers and torch's random state are put
+    back. The same inputs on the same host give the same weights.
 
     Peak memory: the float model, the compressed one, and a few megabytes of the layer being converted; the float
     weights of compressed layers are never copied.
@@ -65,6 +66,7 @@ def compress(
             mapping of keyword arguments. Without it layers are judged for 1 to 256 rows, and no errors are measured.
         calibration: batches like ``example_inputs``, for ``activations="static"``.
         train: batches to train on, for steps that recover accuracy.
+        other_inputs: further inputs of other sizes; layers are judged for the numbers of rows of all of them.
         untie: compress layers with tied weights as well; each gets weights of its own.
         force: compress without measuring speed; the report says so.
         progress: progress bars on a terminal.
@@ -80,7 +82,7 @@ def compress(
     choices, warnings = choose(model, recipe.include, recipe.exclude, untie)
     warnings += _unused(step, calibration, train)
     if example_inputs is not None:
-        _note_rows(model, choices, example_inputs)
+        _note_rows(model, choices, [example_inputs, *other_inputs])
     if step.activations == "static":
         _note_ranges(model, choices, calibration, progress)
     judge(choices, force=force, progress=progress)
@@ -117,9 +119,13 @@ def _unused(step: Quantize, calibration: object, train: object) -> list[str]:
     return warnings
 
 
-def _note_rows(model: nn.Module, choices: Sequence[Choice], example_inputs: Any) -> None:
+def _note_rows(model: nn.Module, choices: Sequence[Choice], inputs: Sequence[Any]) -> None:
     pending = open_choices(choices)
-    seen = observe.observe_rows(model, [choice.candidate.module for choice in pending], example_inputs)
+    layers = [choice.candidate.module for choice in pending]
+    seen: dict[int, observe.Seen] = {}
+    for batch in inputs:
+        for key, found in observe.observe_rows(model, layers, batch).items():
+            seen.setdefault(key, found).rows |= found.rows
     for choice in pending:
         entry = seen.get(id(choice.candidate.module))
         if entry is None or not entry.rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -26,3 +27,14 @@ def track(items: Iterable[Item], text: str, *, total: int | None = None, shown: 
         return
     with Progress(console=console, transient=True) as progress:
         yield from progress.track(items, total=total, description=text)
+
+
+@contextmanager
+def working(text: str, *, shown: bool = True) -> Iterator[None]:
+    """Show that something is going on, while the block runs, where its length is not known."""
+    console = Console(stderr=True)
+    if not shown or not (console.is_terminal or console.is_jupyter):
+        yield
+        return
+    with console.status(text):
+        yield

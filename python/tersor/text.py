@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 def render(*items: RenderableType, width: int = 100, color: bool = False) -> str:
-    """What rich would print (strings as they are, without markup), as text of at most ``width`` columns that ends in a line break.
+    """What rich would print, as text that ends in a line break; strings are taken as they are, without markup.
 
     Args:
         width: columns to fit into.

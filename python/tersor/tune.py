@@ -2,7 +2,8 @@
 
 How it measures: the float layer and the int8 layer of the same shape, dtype and bias take turns on the same input;
 the medians over the rounds are compared. Close calls are measured longer. Where the rounds scatter or the scheduler
-took the CPU away, because the host is busy, the fastest calls are compared and the result is not remembered.
+took the CPU away, because the host is busy, the fastest calls on one thread are compared instead (threads that wait for
+each other on a busy host measure its scheduler), and the result is not remembered.
 
 A model runs one layer after another, so a layer's weights are not in the caches closest to the core when its turn
 comes. To come near that, each side walks through as many copies of the layer as the float weights need to fill 16 MiB
@@ -43,9 +44,9 @@ MARGIN = 0.05
 _WORKING_SET = 16 << 20
 _MOST_COPIES = 32
 _TURN_SECONDS = 1e-3
-_ROUNDS, _MORE_ROUNDS = 7, 14
+_ROUNDS = (3, 5, 14)  # the last ones for close calls only
 _CLOSE = 0.1
-_BUSY, _BUSY_SECONDS = 1.6, 0.06
+_BUSY, _BUSY_SECONDS = 1.6, 0.03
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Tuner:
         times = {bucket: self._known(name, bucket) for bucket in buckets}
         verdict = decide({b: pair[0] for b, pair in times.items()}, {b: pair[1] for b, pair in times.items()})
         if any((name, bucket) in self._busy for bucket in buckets):
-            return dataclasses.replace(verdict, reason=f"{verdict.reason} (the host was busy)")
+            return dataclasses.replace(verdict, reason=f"{verdict.reason} (busy host, measured on one thread)")
         return verdict
 
     def _known(self, name: str, bucket: int) -> Times:
@@ -159,20 +160,21 @@ class Tuner:
 def _race(floats: Sequence[nn.Module], packs: Sequence[nn.Module], x: Tensor) -> tuple[Times, bool]:
     """Microseconds of both sides, and whether the host was calm enough to remember them."""
     runs = {"float": _walk(floats, x), "int8": _walk(packs, x)}
-    switches = _switches()
-    laps = interleave(runs, rounds=_ROUNDS, warmup=2, turn_seconds=_TURN_SECONDS)
-    if not _calm(laps) or _switches() - switches > _ROUNDS // 2:
-        return (_fastest(runs["float"]) * 1e6, _fastest(runs["int8"]) * 1e6), False
-    ratio = laps["float"].median / laps["int8"].median
-    if abs(ratio / (1 + MARGIN) - 1) < _CLOSE:
-        more = interleave(runs, rounds=_MORE_ROUNDS, warmup=0, turn_seconds=_TURN_SECONDS)
-        for name, lap in laps.items():
-            lap.seconds += more[name].seconds
+    switches, laps = _switches(), {name: Laps() for name in runs}
+    for rounds in _ROUNDS:
+        for name, more in interleave(runs, rounds=rounds, warmup=2, turn_seconds=_TURN_SECONDS).items():
+            laps[name].seconds += more.seconds
+        if not _calm(laps) or _switches() - switches > len(laps["float"].seconds) // 2:
+            with torch_threads(1):
+                return (_fastest(runs["float"]) * 1e6, _fastest(runs["int8"]) * 1e6), False
+        ratio = laps["float"].median / laps["int8"].median
+        if rounds == _ROUNDS[1] and abs(ratio / (1 + MARGIN) - 1) > _CLOSE:
+            break
     return (laps["float"].median * 1e6, laps["int8"].median * 1e6), True
 
 
 def _fastest(run: Callable[[], object]) -> float:
-    """Seconds of the fastest call within some time; calls in a row, so that torch's other threads stay awake."""
+    """Seconds of the fastest call within some time."""
     best, started = math.inf, time.perf_counter()
     deadline = started + _BUSY_SECONDS
     while started < deadline:
