@@ -2,13 +2,13 @@
 // weights once, broadcast kr values of each row of A against them. docs/kernels.md draws the panel.
 //
 // Included only by kernels/<isa>/gemm_s8.cc, which defines, in its own anonymous namespace, a type V:
-//   I, F, Mask             vectors of kLanes int32 and float lanes; which lanes are live
+//   I, F                   vectors of kLanes int32 and float lanes
 //   kMr, kVectors, kKr     the tile is kMr rows by kVectors * kLanes columns, kKr values of k a step
 //   Weights                kLanes columns of a step, from the panel's kLanes * kKr bytes
 //   kWidens                whether A is widened to int16 first; a step takes 4 bytes of each row either way
 //   Widen(k, from, to)     k values, uint8 to int16; touches nothing beyond them in `from`, and at most 256 in `to`
 //   MulAdd(acc, a, w)      acc + the kKr products of each lane, exactly
-//   Broadcast, Set, Load, Store, First (a Mask), and the arithmetic of the epilogue
+//   Broadcast, Set, Load, Store and the arithmetic of the epilogue
 #pragma once
 #include <cstring>
 
@@ -97,11 +97,9 @@ struct Tile {
 
   void Store(const tersor::GemmS8Args& g, int32_t column) const {
     TERSOR_UNROLL
-    for (int v = 0; v < V::kVectors; ++v) {
-      const int32_t col = column + v * V::kLanes;
-      const typename V::Mask live = V::First(g.n - col);
+    for (int i = 0; i < kRows; ++i) {
       TERSOR_UNROLL
-      for (int i = 0; i < kRows; ++i) V::Store(g.acc + i * g.ld_acc + col, live, acc[i][v]);
+      for (int v = 0; v < V::kVectors; ++v) V::Store(g.acc + i * g.ld_acc + column + v * V::kLanes, acc[i][v]);
     }
   }
 
@@ -110,17 +108,48 @@ struct Tile {
     TERSOR_UNROLL
     for (int v = 0; v < V::kVectors; ++v) {
       const int32_t col = column + v * V::kLanes;
-      const typename V::Mask live = V::First(g.n - col);
       const typename V::I col_sum = V::Load(g.col_sum + col);
       const typename V::F col_scale = V::Load(g.col_scale + col), bias = V::Load(g.bias + col);
       TERSOR_UNROLL
       for (int i = 0; i < kRows; ++i) {
         const typename V::F t = V::ToFloat(V::Sub(acc[i][v], V::Mul(V::Set(g.row_zero[i]), col_sum)));
         typename V::F y = V::Add(V::Mul(t, V::Mul(V::Set(g.row_scale[i]), col_scale)), bias);
-        if (kResidual) y = V::Add(y, V::Load(g.residual + i * g.ldr + col, live));
-        V::Store(g.c + i * g.ldc + col, live, y);
+        if (kResidual) y = V::Add(y, V::Load(g.residual + i * g.ldr + col));
+        V::Store(g.c + i * g.ldc + col, y);
       }
     }
+  }
+
+  void Write(const tersor::GemmS8Args& g, int32_t column) const {
+    if (g.acc != nullptr)
+      Store(g, column);
+    else if (g.residual != nullptr)
+      Finish<true>(g, column);
+    else
+      Finish<false>(g, column);
+  }
+
+  // The last panel, of which only `live` columns exist: written in full beside the caller's memory, then copied.
+  void WritePart(tersor::GemmS8Args g, int32_t column, int32_t live) const {
+    const size_t bytes = static_cast<size_t>(live) * 4;
+    int32_t sums[kRows][kNr];
+    float values[kRows][kNr];
+    if (g.residual != nullptr)
+      for (int i = 0; i < kRows; ++i) std::memcpy(values[i], g.residual + i * g.ldr + column, bytes);
+    tersor::GemmS8Args part = g;
+    part.acc = g.acc != nullptr ? sums[0] : nullptr;
+    part.c = values[0];
+    part.ld_acc = part.ldc = part.ldr = kNr;
+    if (g.residual != nullptr) part.residual = values[0];
+    part.col_sum += column;
+    part.col_scale += column;
+    part.bias += column;
+    Write(part, 0);
+    for (int i = 0; i < kRows; ++i)
+      if (g.acc != nullptr)
+        std::memcpy(g.acc + i * g.ld_acc + column, sums[i], bytes);
+      else
+        std::memcpy(g.c + i * g.ldc + column, values[i], bytes);
   }
 };
 
@@ -131,12 +160,10 @@ void RunPanels(const tersor::GemmS8Args& g) {
   for (int32_t column = 0; column < g.n; column += T::kNr, b += T::Layout::Bytes(g.k)) {
     T tile;
     tile.Multiply(g, b);
-    if (g.acc != nullptr)
-      tile.Store(g, column);
-    else if (g.residual != nullptr)
-      tile.template Finish<true>(g, column);
+    if (g.n - column >= T::kNr)
+      tile.Write(g, column);
     else
-      tile.template Finish<false>(g, column);
+      tile.WritePart(g, column, g.n - column);
   }
 }
 
@@ -147,6 +174,14 @@ void RunRows(const tersor::GemmS8Args& g) {
     if (g.m == kRows) return RunPanels<V, kRows>(g);
     RunRows<V, kRows - 1>(g);
   }
+}
+
+// The tile walks any number of panels, so it serves few rows as well.
+template <typename V>
+constexpr tersor::GemmS8Kernel Kernel(const char* id) {
+  using Layout = typename Tile<V, 1>::Layout;
+  return {id,           V::kMr,         Tile<V, 1>::kNr, V::kKr, Layout::Bytes,
+          Layout::Pack, Layout::Unpack, RunRows<V>,      V::kMr, RunRows<V>};
 }
 
 }  // namespace

@@ -9,15 +9,9 @@
 namespace tersor::avx2 {
 namespace {
 
-alignas(64) constexpr int32_t kLaneMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
-
 struct Avx2 {
   using I = __m256i;
   using F = __m256;
-  struct Mask {
-    bool all;
-    __m256i lanes;
-  };
   static constexpr int32_t kLanes = 8, kVectors = 2, kKr = 2, kMr = 6;
   static constexpr bool kWidens = true;
   static_assert(kMr * kVectors + kVectors + 2 <= 16, "accumulators, weights, broadcast and product fit the registers");
@@ -28,7 +22,11 @@ struct Avx2 {
     std::memcpy(&pair, a, sizeof pair);
     return _mm256_set1_epi32(pair);
   }
-  static I MulAdd(I acc, I a, I w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, w)); }
+  static I MulAdd(I acc, I a, I w) {
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(a, w));
+    __asm__ volatile("" : "+x"(acc));  // keeps the compiler from computing all products first and spilling the sums
+    return acc;
+  }
 
   static void Widen(int32_t k, const uint8_t* from, int16_t* to) {
     int32_t i = 0;
@@ -47,29 +45,12 @@ struct Avx2 {
   static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F ToFloat(I v) { return _mm256_cvtepi32_ps(v); }
 
-  // The first n of 8 lanes; n may be negative or above 8.
-  static Mask First(int32_t n) {
-    const int32_t live = n > kLanes ? kLanes : n < 0 ? 0 : n;
-    return {live == kLanes, LoadInts(kLaneMasks + kLanes - live)};
-  }
-  static I Load(const int32_t* p) { return LoadInts(p); }
+  static I Load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static F Load(const float* p) { return _mm256_loadu_ps(p); }
-  static F Load(const float* p, Mask live) { return live.all ? Load(p) : _mm256_maskload_ps(p, live.lanes); }
-  static void Store(int32_t* p, Mask live, I v) {
-    if (live.all)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
-    else
-      _mm256_maskstore_epi32(p, live.lanes, v);
-  }
-  static void Store(float* p, Mask live, F v) {
-    if (live.all)
-      _mm256_storeu_ps(p, v);
-    else
-      _mm256_maskstore_ps(p, live.lanes, v);
-  }
+  static void Store(int32_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static void Store(float* p, F v) { _mm256_storeu_ps(p, v); }
 
  private:
-  static I LoadInts(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static void Widen16(const uint8_t* from, int16_t* to) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_cvtepu8_epi16(bytes));
@@ -79,10 +60,7 @@ struct Avx2 {
 }  // namespace
 
 const GemmS8Kernel& GemmS8() {
-  using Layout = Tile<Avx2, 1>::Layout;
-  static constexpr GemmS8Kernel kernel = {"gemm_s8_6x16_avx2", Avx2::kMr,    Tile<Avx2, 1>::kNr, Avx2::kKr,
-                                          Layout::Bytes,       Layout::Pack, Layout::Unpack,     RunRows<Avx2>,
-                                          Avx2::kMr,           RunRows<Avx2>};
+  static constexpr GemmS8Kernel kernel = Kernel<Avx2>("gemm_s8_6x16_avx2");
   return kernel;
 }
 

@@ -11,7 +11,6 @@ namespace {
 struct Avx512 {
   using I = __m512i;
   using F = __m512;
-  using Mask = __mmask16;
   static constexpr int32_t kLanes = 16, kVectors = 2, kKr = 2, kMr = 12;
   static constexpr bool kWidens = true;
   static_assert(kMr * kVectors + kVectors + 2 <= 32, "accumulators, weights, broadcast and product fit the registers");
@@ -24,7 +23,11 @@ struct Avx512 {
     std::memcpy(&pair, a, sizeof pair);
     return _mm512_set1_epi32(pair);
   }
-  static I MulAdd(I acc, I a, I w) { return _mm512_add_epi32(acc, _mm512_madd_epi16(a, w)); }
+  static I MulAdd(I acc, I a, I w) {
+    acc = _mm512_add_epi32(acc, _mm512_madd_epi16(a, w));
+    __asm__ volatile("" : "+v"(acc));  // keeps the compiler from computing all products first and spilling the sums
+    return acc;
+  }
 
   static void Widen(int32_t k, const uint8_t* from, int16_t* to) {
     for (int32_t i = 0; i < k; i += 32) {
@@ -42,22 +45,16 @@ struct Avx512 {
   static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F ToFloat(I v) { return _mm512_cvtepi32_ps(v); }
 
-  // The first n of 16 lanes; n may be negative or above 16.
-  static Mask First(int32_t n) { return static_cast<Mask>(n >= kLanes ? 0xffffu : n <= 0 ? 0u : (1u << n) - 1u); }
   static I Load(const int32_t* p) { return _mm512_loadu_si512(p); }
   static F Load(const float* p) { return _mm512_loadu_ps(p); }
-  static F Load(const float* p, Mask live) { return _mm512_maskz_loadu_ps(live, p); }
-  static void Store(int32_t* p, Mask live, I v) { _mm512_mask_storeu_epi32(p, live, v); }
-  static void Store(float* p, Mask live, F v) { _mm512_mask_storeu_ps(p, live, v); }
+  static void Store(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
+  static void Store(float* p, F v) { _mm512_storeu_ps(p, v); }
 };
 
 }  // namespace
 
 const GemmS8Kernel& GemmS8() {
-  using Layout = Tile<Avx512, 1>::Layout;
-  static constexpr GemmS8Kernel kernel = {
-      "gemm_s8_12x32_avx512", Avx512::kMr,    Tile<Avx512, 1>::kNr, Avx512::kKr, Layout::Bytes,
-      Layout::Pack,           Layout::Unpack, RunRows<Avx512>,      Avx512::kMr, RunRows<Avx512>};
+  static constexpr GemmS8Kernel kernel = Kernel<Avx512>("gemm_s8_12x32_avx512");
   return kernel;
 }
 
