@@ -117,12 +117,13 @@ TEST(AllSetsGiveTheSameBits) {
   CheckEqual(Specials());
 }
 
-// The bounds of docs/kernels.md, "Activations".
+// The worst error over every float of magnitude 2^-31 to 128 was measured as 3.551, 2.851 and 2.666 ulp; results are
+// the same bits everywhere, so a sample that goes above is a change of the algorithm.
 TEST(ReluIsExact) { CheckError(Activation::kRelu, 0.0L); }
 TEST(NoneIsExact) { CheckError(Activation::kNone, 0.0L); }
-TEST(GeluIsWithinItsBound) { CheckError(Activation::kGelu, 4.0L); }
-TEST(GeluTanhIsWithinItsBound) { CheckError(Activation::kGeluTanh, 4.0L); }
-TEST(SiluIsWithinItsBound) { CheckError(Activation::kSilu, 4.0L); }
+TEST(GeluIsWithinItsBound) { CheckError(Activation::kGelu, 3.56L); }
+TEST(GeluTanhIsWithinItsBound) { CheckError(Activation::kGeluTanh, 2.86L); }
+TEST(SiluIsWithinItsBound) { CheckError(Activation::kSilu, 2.67L); }
 
 TEST(LimitsAndNan) {
   for (const tersor::KernelSet* set : tersor::RunnableKernelSets()) {

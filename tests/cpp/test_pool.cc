@@ -39,6 +39,11 @@ struct Tally {
   }
 };
 
+void SlowTask(void* context, int32_t task) {
+  usleep(2000);
+  Tally::Task(context, task);
+}
+
 bool RunsEveryTask(int tasks, int times) {
   Tally tally(tasks);
   for (int i = 0; i < times; ++i) PoolExecutor().run(tasks, Tally::Task, &tally);
@@ -57,15 +62,15 @@ struct Nested {
   static void Outer(void* context, int32_t) { PoolExecutor().run(5, Inner, context); }
 };
 
-// Two tasks that each wait, for a while, until the other has started: only two threads at once can do that.
+// The first of two tasks waits, for a while, until the other has started: only two threads at once can do that.
 struct Meeting {
   std::atomic<int> arrived{0};
   std::atomic<bool> met{false};
   static void Task(void* context, int32_t) {
     Meeting& meeting = *static_cast<Meeting*>(context);
-    ++meeting.arrived;
+    if (++meeting.arrived > 1) return;
     for (int i = 0; i < 2000 && meeting.arrived < 2; ++i) usleep(1000);
-    if (meeting.arrived == 2) meeting.met = true;
+    meeting.met = meeting.arrived == 2;
   }
 };
 
@@ -131,6 +136,15 @@ TEST(TasksRunAtTheSameTime) {
 TEST(ManyCallsLoseNoTask) {
   const int calls = Quick() ? 200 : 5000;
   for (int tasks : {1, 2, 3, 17, 1000}) CHECK(RunsEveryTask(tasks, calls / (tasks > 100 ? 10 : 1)));
+}
+
+// Slow tasks: the caller runs out of them while workers are still inside theirs.
+TEST(ReturnsWhenTheLastTaskIsDone) {
+  for (int i = 0; i < 20; ++i) {
+    Tally tally(3);
+    PoolExecutor().run(3, SlowTask, &tally);
+    CHECK(tally.AllRan(1));
+  }
 }
 
 TEST(NestedCallsRun) {
