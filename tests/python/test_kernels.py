@@ -178,7 +178,7 @@ def test_strides_and_alignment_do_not_matter(isa: str, rng: np.random.Generator)
     wide = np.zeros((12, 100), np.float32)
     wide[::2, ::-2] = x
     unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
-    shifted = np.empty(packed.size + 1, np.uint8)[1:]
+    shifted = np.empty(packed.size + 8, np.uint8)[8:]
     shifted[:] = packed
     for same in (wide[::2, ::-2], np.asfortranarray(x), unaligned):
         np.testing.assert_array_equal(kernels.linear_s8(same, packed), expected)
@@ -213,6 +213,7 @@ X, W, SCALE = np.ones((2, 6), np.float32), np.ones((4, 6), np.int8), np.ones(4, 
         (lambda p: kernels.linear_s8(X, p, x_scale=1.0, x_zero_point=256), r"x_zero_point=256 is outside \[0, 255\]"),
         (lambda p: kernels.linear_s8(X, p[:-1]), "header says"),
         (lambda p: kernels.linear_s8(X, p[:9]), "too few"),
+        (lambda p: kernels.linear_s8(X, np.append(p[:1], p)[1:]), "address is not a multiple of 8"),
         (lambda p: kernels.linear_s8(X, np.zeros_like(p)), "pack the weight again"),
         (lambda p: kernels.linear_s8(X, p.reshape(1, -1)), "packed: expected 1 dimension"),
         (lambda p: kernels.gemm_s8(np.ones((2, 6), np.int8), p), "a: expected a numpy array of uint8, got int8"),

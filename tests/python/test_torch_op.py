@@ -97,10 +97,12 @@ def test_no_rows(weight: PackedWeight, shape: tuple[int, ...]) -> None:
     assert weight(torch.empty(shape), torch.randn(N), residual).shape == (*shape[:-1], N)
 
 
-def test_a_sliced_and_misaligned_packed_weight(weight: PackedWeight) -> None:
+def test_a_packed_weight_may_start_at_any_multiple_of_8(weight: PackedWeight) -> None:
     x = torch.randn(3, K)
-    shifted = torch.empty(weight.packed.numel() + 1, dtype=torch.uint8)[1:].copy_(weight.packed)
-    check(LINEAR_S8(x, shifted, NONE, NONE, N, 0, 0.0, 0), weight.expected(x))
+    store = torch.empty(weight.packed.numel() + 8, dtype=torch.uint8)
+    check(LINEAR_S8(x, store[8:].copy_(weight.packed), NONE, NONE, N, 0, 0.0, 0), weight.expected(x))
+    with pytest.raises(RuntimeError, match="its address is not a multiple of 8"):
+        LINEAR_S8(x, store[1:-7].copy_(weight.packed), NONE, NONE, N, 0, 0.0, 0)
 
 
 def test_the_residual_may_be_x_itself(rng: np.random.Generator) -> None:
