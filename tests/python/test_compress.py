@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import subprocess
+import sys
 import weakref
 from typing import Any
 
@@ -346,16 +348,8 @@ def test_the_result_does_not_hold_the_float_model() -> None:
     assert torch.equal(made.model.first.weight, weight)
 
 
-def resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
-
-
 def test_peak_memory() -> None:
     """Run in a process of its own, whose high-water mark is not that of other tests."""
-    import subprocess
-    import sys
-
     code = """
 import resource, torch
 from torch import nn

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tersor import Recipe, compress, restore, steps, swap
+from tersor import Recipe, SwapError, compress, restore, steps, swap
 from tersor.nn import Int8Linear
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -87,7 +87,10 @@ def test_minilm_in_place_and_back(minilm: tuple[nn.Module, Mapping[str, Tensor]]
 
 def test_minilm_as_this_host_likes_it(minilm: tuple[nn.Module, Mapping[str, Tensor]]) -> None:
     model, batch = minilm
-    report = compress(model, DYNAMIC, batch, progress=False).report
+    try:
+        report = compress(model, DYNAMIC, batch, progress=False).report
+    except SwapError as error:
+        pytest.skip(f"int8 is faster for no layer of MiniLM on this host: {error}")
     assert len(report.rows) == 37
     for row in report.rows:
         assert row.float_us.keys() == row.tersor_us.keys() == {4} if row.name == "pooler.dense" else {256}
