@@ -136,7 +136,7 @@ def _float_of(module: nn.Module) -> nn.Module:
     if module.activation != "none":
         raise SwapError(f"can't restore a layer with a fused activation ({module.activation}): {module}")
     made = module.to_float()
-    own = {*type(module).from_config(module.config()).__dict__, "_weight", "_tersor_name", "_tersor_float"}
+    own = {*type(module).from_config(module.config()).__dict__, "_weight_view", "_tersor_name", "_tersor_float"}
     modules.take_over(module, made, skip=own)
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -134,7 +135,10 @@ def test_reading_the_weight() -> None:
     layer.float()
     assert layer.weight.dtype == torch.float32
     assert torch.equal(layer.weight.bfloat16(), expected)
+    before = weakref.ref(layer.packed)
+    del weight
     layer.load_state_dict({**tensors, "weight_q": -tensors["weight_q"]})
+    assert before() is None  # no view keeps the old bytes alive
     assert torch.equal(layer.weight.bfloat16(), -expected)
     with pytest.raises(TersorError, match="no weights yet"):
         Int8Linear(3, 4).weight.sum()
