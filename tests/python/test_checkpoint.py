@@ -59,6 +59,7 @@ def test_same_model_same_bytes(path: Path, tmp_path: Path) -> None:
 
 def test_plain_safetensors_readers_open_it(path: Path) -> None:
     model = int8_net()
+    model.register_buffer("empty", torch.empty(0, 5))
     tersor.save(model, path)
     state = model.state_dict()
     with safetensors.safe_open(str(path), "pt") as file:
@@ -155,6 +156,11 @@ def test_hooks_and_transformer_fast_path(path: Path) -> None:
     model, x = make(), torch.randn(2, 3, 16)
     tersor.swap(model, force=True)
     tersor.save(model, path)
+    loaded = tersor.load(path, make())
+    assert loaded.layers[0].activation_relu_or_gelu == model.layers[0].activation_relu_or_gelu == 0
+    assert loaded.use_nested_tensor == model.use_nested_tensor
+    with torch.inference_mode():
+        assert torch.equal(loaded(x), model(x))
     fresh, calls = make(), []
     fresh.layers[0].linear1.register_forward_hook(lambda *_: calls.append(1))
     loaded = tersor.load(path, fresh)
