@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
 
 from tersor import text
 
@@ -56,20 +56,15 @@ class TuneResult:
     def table(self, width: int = 100, color: bool = False) -> str:
         """One line per kind of layer, as text of at most ``width`` columns."""
         table = text.plain_table("layer", "n", "rows", "float us", "int8 us", "speed", "")
-        for found in self._kinds():
+        judged = [layer for layer in self.layers if layer.verdict is not None]
+        for found in _kinds(judged):
             _add_rows(table, found)
+        others = [f"{layer.names[0] or '(model)'}: {layer.reason}" for layer in self.layers if layer.verdict is None]
         faster = sum(1 for layer in self.layers if layer.verdict is not None and layer.verdict.faster)
         line = f"int8 is faster for {faster} of {len(self.layers)} linear layers."
         where = ", ".join(f"{key} {self.host[key]}" for key in ("isa", "threads", "tersor", "torch"))
         how = f"{self.measured} measurements in {self.seconds:.1f} s; {where}; {self.host['cpu']}."
-        return text.render(table, line, how, width=width, color=color)
-
-    def _kinds(self) -> list[list[TunedLayer]]:
-        kinds: dict[tuple[object, ...], list[TunedLayer]] = {}
-        for layer in self.layers:
-            buckets = tuple(layer.verdict.float_us) if layer.verdict else layer.reason
-            kinds.setdefault((layer.layer, buckets), []).append(layer)
-        return list(kinds.values())
+        return text.render(table, *others, line, how, width=width, color=color)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with a ``schema`` key."""
@@ -86,12 +81,17 @@ class TuneResult:
         return self.table()
 
 
-def _add_rows(table: Table, layers: list[TunedLayer]) -> None:
+def _kinds(layers: Iterable[TunedLayer]) -> list[list[TunedLayer]]:
+    kinds: dict[tuple[str, str], list[TunedLayer]] = {}
+    for layer in layers:
+        kinds.setdefault((layer.layer, repr(layer.verdict)), []).append(layer)
+    return list(kinds.values())
+
+
+def _add_rows(table: Table, layers: Sequence[TunedLayer]) -> None:
     first, count = layers[0], str(len(layers))
-    if first.verdict is None:
-        table.add_row(first.layer, count, "", "", "", "", Text(first.reason))
-        return
     verdict = first.verdict
+    assert verdict is not None
     for index, (rows, before) in enumerate(verdict.float_us.items()):
         after = verdict.tersor_us[rows]
         head = (first.layer, count) if index == 0 else ("", "")
