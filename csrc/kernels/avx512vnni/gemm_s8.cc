@@ -50,7 +50,7 @@ struct Block {
   __m512i acc[kRows][kVectors];
 
   // One quad of k for every row and column.
-  void Step(const uint8_t* a, int64_t lda, const char* b) {
+  [[gnu::always_inline]] void Step(const uint8_t* a, int64_t lda, const char* b) {
     __m512i w[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) w[v] = _mm512_loadu_si512(b + 64 * v);
@@ -62,20 +62,20 @@ struct Block {
     }
   }
 
-  void Clear() {
+  [[gnu::always_inline]] void Clear() {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) acc[i][v] = _mm512_setzero_si512();
   }
 
-  void Multiply(const uint8_t* a, int64_t lda, const char* b, int32_t quads) {
+  [[gnu::always_inline]] void Multiply(const uint8_t* a, int64_t lda, const char* b, int32_t quads) {
     Clear();
     for (int32_t p = 0; p < quads; ++p) Step(a + p * kKr, lda, b + p * kStep);
   }
 
   // The same, and meanwhile the lines of the output and of `ahead` come into the cache, a few per step.
-  void MultiplyAndFetch(const GemmS8Args& g, int32_t quads) {
+  [[gnu::always_inline]] void MultiplyAndFetch(const GemmS8Args& g, int32_t quads) {
     Clear();
     const char* b = static_cast<const char*>(g.panel);
     const bool floats = g.acc == nullptr;
@@ -94,7 +94,7 @@ struct Block {
     }
   }
 
-  void Store(const GemmS8Args& g, int32_t column, const __mmask16* live) const {
+  [[gnu::always_inline]] void Store(const GemmS8Args& g, int32_t column, const __mmask16* live) const {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
@@ -103,7 +103,7 @@ struct Block {
   }
 
   template <bool kResidual>
-  void Finish(const GemmS8Args& g, int32_t column, const __mmask16* live) const {
+  [[gnu::always_inline]] void Finish(const GemmS8Args& g, int32_t column, const __mmask16* live) const {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const int32_t col = column + 16 * v;
@@ -123,7 +123,7 @@ struct Block {
 };
 
 template <int kRows>
-void Write(const Block<kRows>& tile, const GemmS8Args& g, int32_t column) {
+[[gnu::always_inline]] inline void Write(const Block<kRows>& tile, const GemmS8Args& g, int32_t column) {
   __mmask16 live[kVectors];
   for (int v = 0; v < kVectors; ++v) {
     const int32_t left = g.n - column - 16 * v;
