@@ -149,6 +149,16 @@ def test_untied_file_unties_parameters(path: Path) -> None:
     assert_same(model, tersor.load(path, Net()))
 
 
+def test_one_memory_under_two_parameters_is_stored_once(path: Path) -> None:
+    model = int8_net()
+    model.head.weight = nn.Parameter(model.embed.weight.data)
+    tersor.save(model, path)
+    assert tersor.inspect(path).aliases == {"head.weight": "embed.weight"}
+    model.head.weight = nn.Parameter(model.embed.weight.data[:6].t())  # overlaps, but is another tensor
+    tersor.save(nn.ModuleList([model.embed, model.head]), path)
+    assert tersor.inspect(path).aliases == {}
+
+
 def test_hooks_and_transformer_fast_path(path: Path) -> None:
     def make() -> nn.Module:
         return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2).eval()
