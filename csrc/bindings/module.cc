@@ -104,16 +104,24 @@ py::array_t<uint8_t> CacheLineBytes(size_t bytes) {
   return py::array_t<uint8_t>(static_cast<py::ssize_t>(bytes), static_cast<uint8_t*>(memory), owner);
 }
 
-py::array_t<uint8_t> PackS8(const py::object& w_object, const py::object& scale_object) {
+py::array_t<uint8_t> PackS8(const py::object& w_object, const py::object& scale_object,
+                            const py::object& input_scale_object) {
   const auto w = Matrix<int8_t>(w_object, "w");
   const auto scale = ArrayOf<float>(scale_object, "scale");
   const int64_t n = w.shape(0), k = w.shape(1);
   CheckShape(scale, "scale", {n});
+  py::array_t<float> input_scale;
+  if (!input_scale_object.is_none()) {
+    input_scale = ArrayOf<float>(input_scale_object, "input_scale");
+    CheckShape(input_scale, "input_scale", {k});
+  }
+  const float* input_scale_data = input_scale_object.is_none() ? nullptr : input_scale.data();
   py::array_t<uint8_t> packed = CacheLineBytes(tersor::PackedBytesS8(n, k));
   void* block = packed.mutable_data();
   const size_t bytes = static_cast<size_t>(packed.size());
   const py::gil_scoped_release release;
   tersor::PackBeginS8(n, k, block, bytes);
+  tersor::SetInputScaleS8(input_scale_data, block, bytes);
   tersor::PackRowsS8(0, n, w.data(), scale.data(), block, bytes);
   return packed;
 }
@@ -129,6 +137,13 @@ py::tuple UnpackS8(const py::object& packed_object) {
     tersor::UnpackRowsS8(0, packed.shape.n, packed.data(), packed.size(), w_data, scale_data);
   }
   return py::make_tuple(w, scale);
+}
+
+py::object InputScaleS8(const py::object& packed_object) {
+  const Packed packed(packed_object);
+  const float* values = tersor::InputScaleS8(packed.data(), packed.size());
+  if (values == nullptr) return py::none();
+  return py::array_t<float>(packed.shape.k, values);
 }
 
 py::dict InspectS8(const py::object& packed_object) {
@@ -226,6 +241,10 @@ void PackBeginS8(int64_t n, int64_t k, uintptr_t packed, size_t bytes) {
   tersor::PackBeginS8(n, k, block, bytes);
 }
 
+void SetInputScaleS8(uintptr_t input_scale, uintptr_t packed, size_t bytes) {
+  tersor::SetInputScaleS8(reinterpret_cast<const float*>(input_scale), Address<void>(packed, "packed"), bytes);
+}
+
 void PackRowsS8(int64_t row_begin, int64_t rows, uintptr_t w, uintptr_t scale, uintptr_t packed, size_t bytes) {
   const int8_t* w_data = Address<const int8_t>(w, "w");
   const float* scale_data = Address<const float>(scale, "scale");
@@ -277,7 +296,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("activations", Activations);
 
   m.def("packed_bytes_s8", tersor::PackedBytesS8, py::arg("n"), py::arg("k"));
-  m.def("pack_s8", PackS8, py::arg("w"), py::arg("scale"));
+  m.def("pack_s8", PackS8, py::arg("w"), py::arg("scale"), py::arg("input_scale") = py::none());
+  m.def("input_scale_s8", InputScaleS8, py::arg("packed"));
   m.def("unpack_s8", UnpackS8, py::arg("packed"));
   m.def("inspect_s8", InspectS8, py::arg("packed"));
   m.def("gemm_s8", GemmS8, py::arg("a"), py::arg("packed"));
@@ -288,6 +308,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("activate", Activate, py::arg("name"), py::arg("x"));
 
   m.def("pack_begin_s8", PackBeginS8, py::arg("n"), py::arg("k"), py::arg("packed"), py::arg("bytes"));
+  m.def("set_input_scale_s8", SetInputScaleS8, py::arg("input_scale"), py::arg("packed"), py::arg("bytes"));
   m.def("pack_rows_s8", PackRowsS8, py::arg("row_begin"), py::arg("rows"), py::arg("w"), py::arg("scale"),
         py::arg("packed"), py::arg("bytes"));
   m.def("unpack_rows_s8", UnpackRowsS8, py::arg("row_begin"), py::arg("rows"), py::arg("packed"), py::arg("bytes"),

@@ -21,11 +21,13 @@ struct QuantizeKernel {
   int32_t (*quantize_row)(int64_t k, const float* x, float inv_scale, int32_t zero_point, uint8_t* q);
 };
 
-// bf16 and fp16 to and from fp32, round to nearest even, NaN stays NaN.
+// bf16 and fp16 to and from fp32, round to nearest even, NaN stays NaN; and the product of two rows.
 struct ConvertKernel {
   const char* id;
   void (*to_f32)(DType from, int64_t n, const void* src, float* dst);
   void (*from_f32)(DType to, int64_t n, const float* src, void* dst);
+  // product[i] = a[i] * b[i]; product may be a.
+  void (*multiply)(int64_t n, const float* a, const float* b, float* product);
 };
 
 // x[i] = activation(x[i]) in place, bit for bit the algorithm of docs/kernels.md.

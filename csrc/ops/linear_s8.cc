@@ -48,7 +48,7 @@ struct Worker {
   int32_t* row_zero = nullptr;
   float* bias = nullptr;        // [columns of this worker], padded; null when the caller's bias can be read in place
   float* zeros = nullptr;       // [columns of this worker], for the chunks after the first
-  float* row_f32 = nullptr;     // [k], 16-bit inputs only
+  float* row_f32 = nullptr;     // [k], 16-bit or smoothed inputs only
   float* out = nullptr;         // [out_rows][out_cols], 16-bit outputs only
   float* residual = nullptr;    // the same, when there is one
   const char* ahead = nullptr;  // what the next tiles will read of the weight
@@ -71,6 +71,7 @@ struct Worker {
   }
 
   bool narrow() const { return args.dtype != DType::kF32; }
+  bool rewrites_rows() const { return narrow() || weight.input_scale != nullptr; }
   bool pads_bias(int64_t columns) const { return args.bias == nullptr || columns % kernel.nr != 0; }
 
   size_t ScratchBytes(int64_t columns) const {
@@ -79,7 +80,8 @@ struct Worker {
     return Scratch::Padded<uint8_t>(rows * static_cast<size_t>(lda)) + Scratch::Padded<float>(rows) +
            Scratch::Padded<int32_t>(rows) + (pads_bias(columns) ? Scratch::Padded<float>(padded) : 0) +
            (weight.layout.chunks > 1 ? Scratch::Padded<float>(padded) : 0) +
-           (narrow() ? Scratch::Padded<float>(static_cast<size_t>(weight.k)) + 2 * Scratch::Padded<float>(outs) : 0);
+           (rewrites_rows() ? Scratch::Padded<float>(static_cast<size_t>(weight.k)) : 0) +
+           (narrow() ? 2 * Scratch::Padded<float>(outs) : 0);
   }
 
   size_t Padded(int64_t columns) const {
@@ -100,9 +102,9 @@ struct Worker {
       zeros = scratch.Take<float>(padded);
       std::fill_n(zeros, padded, 0.0f);
     }
+    if (rewrites_rows()) row_f32 = scratch.Take<float>(static_cast<size_t>(weight.k));
     if (narrow()) {
       const size_t outs = static_cast<size_t>(out_rows * out_cols);
-      row_f32 = scratch.Take<float>(static_cast<size_t>(weight.k));
       out = scratch.Take<float>(outs);
       residual = scratch.Take<float>(outs);
     }
@@ -128,9 +130,15 @@ struct Worker {
   }
 
   void Quantize(int64_t row_begin, int64_t rows) {
-    if (narrow()) {
+    if (rewrites_rows()) {
+      const ConvertKernel& convert = *job.kernels.convert;
       for (int64_t i = 0; i < rows; ++i) {
-        job.kernels.convert->to_f32(args.dtype, weight.k, Source(row_begin + i), row_f32);
+        const float* x = static_cast<const float*>(Source(row_begin + i));
+        if (narrow()) {
+          convert.to_f32(args.dtype, weight.k, x, row_f32);
+          x = row_f32;
+        }
+        if (weight.input_scale != nullptr) convert.multiply(weight.k, x, weight.input_scale, row_f32);
         QuantizeInto(i, row_f32, ParamsOf(row_f32));
       }
       return;

@@ -39,7 +39,7 @@ const PackedHeaderS8& CheckedHeader(const void* packed, size_t packed_bytes) {
   if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0)
     throw Error("packed int8 weight: these bytes are not one (or of another version of tersor); pack the weight again");
   if (header.bytes != packed_bytes || header.kernel_id[sizeof header.kernel_id - 1] != '\0' || header.n <= 0 ||
-      header.n >= kMaxExtent || header.k <= 0 || header.k >= kMaxExtent)
+      header.n >= kMaxExtent || header.k <= 0 || header.k >= kMaxExtent || header.smoothed > 1)
     throw Error("packed int8 weight: header says " + std::to_string(header.bytes) + " bytes, got " +
                 std::to_string(packed_bytes));
   return header;
@@ -76,7 +76,8 @@ PackedLayoutS8 LayoutS8(const GemmS8Kernel& kernel, int64_t n, int64_t k) {
   layout.n_pad = static_cast<int64_t>(RoundUp(static_cast<size_t>(n), static_cast<size_t>(kernel.nr)));
   layout.chunks = (k + kMaxDepthS8 - 1) / kMaxDepthS8;
   const size_t columns = static_cast<size_t>(layout.n_pad), chunks = static_cast<size_t>(layout.chunks);
-  layout.scale_at = sizeof(PackedHeaderS8);
+  layout.input_scale_at = sizeof(PackedHeaderS8);
+  layout.scale_at = layout.input_scale_at + RoundUp(static_cast<size_t>(k) * sizeof(float), kCacheLine);
   layout.col_sum_at = layout.scale_at + RoundUp(columns * sizeof(float), kCacheLine);
   layout.panels_at = layout.col_sum_at + RoundUp(chunks * columns * sizeof(int32_t), kCacheLine);
   const size_t panels = columns / static_cast<size_t>(kernel.nr);
@@ -103,11 +104,12 @@ PackedViewS8 ViewPackedS8(const void* packed, size_t packed_bytes) {
   if (kernel == nullptr)
     throw Error(std::string("packed int8 weight: packed for kernel ") + header.kernel_id +
                 ", which this CPU cannot run; pack the weight again on this host");
-  PackedViewS8 view{kernel, header.n, header.k, LayoutS8(*kernel, header.n, header.k), nullptr, nullptr, nullptr};
+  PackedViewS8 view{kernel, header.n, header.k, LayoutS8(*kernel, header.n, header.k), nullptr, nullptr, nullptr, nullptr};
   if (view.layout.total != packed_bytes)
     throw Error("packed int8 weight: " + std::to_string(view.layout.total) + " bytes needed, got " +
                 std::to_string(packed_bytes));
   char* base = const_cast<char*>(static_cast<const char*>(packed));
+  if (header.smoothed != 0) view.input_scale = reinterpret_cast<float*>(base + view.layout.input_scale_at);
   view.scale = reinterpret_cast<float*>(base + view.layout.scale_at);
   view.col_sum = reinterpret_cast<int32_t*>(base + view.layout.col_sum_at);
   view.panels = base + view.layout.panels_at;
@@ -131,6 +133,25 @@ void PackBeginS8(int64_t n, int64_t k, void* packed, size_t packed_bytes) {
   header.n = n;
   header.k = k;
   std::strncpy(header.kernel_id, Selected().gemm_s8->id, sizeof header.kernel_id - 1);
+}
+
+void SetInputScaleS8(const float* input_scale, void* packed, size_t packed_bytes) {
+  const PackedViewS8 view = ViewPackedS8(packed, packed_bytes);
+  PackedHeaderS8& header = *static_cast<PackedHeaderS8*>(packed);
+  header.smoothed = 0;
+  if (input_scale == nullptr) return;
+  for (int64_t i = 0; i < view.k; ++i) {
+    if (!(input_scale[i] > 0.0f) || !std::isfinite(input_scale[i]))
+      throw Error("packed int8 weight: input scale of column " + std::to_string(i) + " is " +
+                  std::to_string(input_scale[i]) + "; input scales are finite and greater than 0");
+  }
+  std::memcpy(static_cast<char*>(packed) + view.layout.input_scale_at, input_scale,
+              static_cast<size_t>(view.k) * sizeof(float));
+  header.smoothed = 1;
+}
+
+const float* InputScaleS8(const void* packed, size_t packed_bytes) {
+  return ViewPackedS8(packed, packed_bytes).input_scale;
 }
 
 void PackRowsS8(int64_t row_begin, int64_t rows, const int8_t* weight, const float* scale, void* packed,

@@ -1,6 +1,6 @@
 // The packed weight: one relocatable block of bytes that the CPU it was packed on reads as is.
 //
-//   header | scale f32 [n_pad] | col_sum i32 [chunks][n_pad] | panels [chunks][n_pad / nr][panel_bytes]
+//   header | input_scale f32 [k] | scale f32 [n_pad] | col_sum i32 [chunks][n_pad] | panels [chunks][n_pad / nr][panel_bytes]
 //
 // n_pad = round_up(n, nr); a chunk is at most kMaxDepthS8 deep, so that int32 sums stay exact. Every part
 // starts at a multiple of 64 bytes.
@@ -16,13 +16,14 @@ struct PackedHeaderS8 {
   char magic[8];
   uint64_t bytes;
   int64_t n, k;
-  char kernel_id[96];  // zero padded
+  uint64_t smoothed;   // 1: x is multiplied by input_scale before it is quantised
+  char kernel_id[88];  // zero padded
 };
 static_assert(sizeof(PackedHeaderS8) == 128, "two cache lines");
 
 struct PackedLayoutS8 {
   int64_t n_pad, chunks;
-  size_t scale_at, col_sum_at, panels_at, total;
+  size_t input_scale_at, scale_at, col_sum_at, panels_at, total;
 };
 PackedLayoutS8 LayoutS8(const GemmS8Kernel& kernel, int64_t n, int64_t k);
 
@@ -31,6 +32,7 @@ struct PackedViewS8 {
   const GemmS8Kernel* kernel;
   int64_t n, k;
   PackedLayoutS8 layout;
+  const float* input_scale;  // null when the weight is not smoothed
   float* scale;
   int32_t* col_sum;
   char* panels;

@@ -27,6 +27,7 @@ __all__ = [
     "available",
     "built",
     "gemm_s8",
+    "input_scale_s8",
     "inspect_s8",
     "linear_s8",
     "pack_s8",
@@ -90,17 +91,26 @@ def packed_bytes_s8(n: int, k: int) -> int:
     return _C.packed_bytes_s8(n, k)
 
 
-def pack_s8(w: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.uint8]:
+def pack_s8(
+    w: NDArray[np.int8], scale: NDArray[np.float32], input_scale: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
     """Packs a weight for the active kernel.
 
     Args:
         w: int8 [n, k] in [-127, 127].
         scale: float32 [n], finite and > 0; row j stands for scale[j] * w[j].
+        input_scale: float32 [k], finite and > 0: `linear_s8` multiplies the columns of x by it before it quantises them
+            (smoothing); column p of w then stands for scale[j] * w[j, p] * input_scale[p].
 
     Returns:
         uint8 [packed_bytes_s8(n, k)], a cache for this CPU; store `w` and `scale`, not this.
     """
-    return _C.pack_s8(w, scale)
+    return _C.pack_s8(w, scale, input_scale)
+
+
+def input_scale_s8(packed: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+    """The `input_scale` that a weight was packed with, float32 [k], or None."""
+    return _C.input_scale_s8(packed)
 
 
 def unpack_s8(packed: NDArray[np.uint8]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

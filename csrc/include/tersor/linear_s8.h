@@ -20,6 +20,11 @@ TERSOR_API void PackBeginS8(int64_t n, int64_t k, void* packed, size_t packed_by
 constexpr int64_t kPackRowsS8 = 64;
 TERSOR_API void PackRowsS8(int64_t row_begin, int64_t rows, const int8_t* weight, const float* scale, void* packed,
                            size_t packed_bytes);
+// Smoothing: the op multiplies column i of x by input_scale[i] (finite, > 0) before it quantises, so W must have been
+// divided by it before it was quantised. After PackBeginS8; null takes it away.
+TERSOR_API void SetInputScaleS8(const float* input_scale, void* packed, size_t packed_bytes);
+// The [k] values inside the block, or null when there are none.
+TERSOR_API const float* InputScaleS8(const void* packed, size_t packed_bytes);
 // The inverse; any row range that starts at a multiple of kPackRowsS8.
 TERSOR_API void UnpackRowsS8(int64_t row_begin, int64_t rows, const void* packed, size_t packed_bytes, int8_t* weight,
                              float* scale);

@@ -73,10 +73,12 @@ void FromF32(DType to, int64_t n, const float* src, void* dst) {
     Narrow<F16>(n, src, static_cast<uint16_t*>(dst));
 }
 
+#include "kernels/multiply.h"
+
 }  // namespace
 
 const ConvertKernel& Convert() {
-  static constexpr ConvertKernel kernel = {"convert_avx2", ToF32, FromF32};
+  static constexpr ConvertKernel kernel = {"convert_avx2", ToF32, FromF32, Multiply};
   return kernel;
 }
 

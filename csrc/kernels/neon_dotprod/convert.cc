@@ -72,10 +72,12 @@ void FromF32(DType to, int64_t n, const float* src, void* dst) {
   }
 }
 
+#include "kernels/multiply.h"
+
 }  // namespace
 
 const ConvertKernel& Convert() {
-  static constexpr ConvertKernel kernel = {"convert_neon_dotprod", ToF32, FromF32};
+  static constexpr ConvertKernel kernel = {"convert_neon_dotprod", ToF32, FromF32, Multiply};
   return kernel;
 }
 

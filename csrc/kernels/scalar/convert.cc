@@ -64,10 +64,12 @@ void FromF32(DType to, int64_t n, const float* src, void* dst) {
   for (int64_t i = 0; i < n; ++i) out[i] = to == DType::kBf16 ? ToBf16(src[i]) : ToF16(src[i]);
 }
 
+#include "kernels/multiply.h"
+
 }  // namespace
 
 const ConvertKernel& Convert() {
-  static constexpr ConvertKernel kernel = {"convert_scalar", ToF32, FromF32};
+  static constexpr ConvertKernel kernel = {"convert_scalar", ToF32, FromF32, Multiply};
   return kernel;
 }
 
