@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from tersor.errors import TersorError
 from tersor.observe import call as call_with
 
 SCHEMA = "tersor.benchmark/1"
+_FEWEST_ROUNDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,7 @@ class BenchmarkResult:
         """The result as JSON text, also written to ``path`` where one is given."""
         content = json.dumps(self.to_dict(), indent=2) + "\n"
         if path is not None:
-            Path(path).write_text(content, encoding="utf-8")
+            text.write(path, content)
         return content
 
     def __str__(self) -> str:
@@ -158,21 +160,26 @@ def interleave(
     rounds: int,
     warmup: int = 3,
     turn_seconds: float = 0.01,
+    seconds: float = math.inf,
     meter: EnergyMeter | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Laps]:
     """Time callables in turns: every round gives each of them one turn of about ``turn_seconds``.
 
     Args:
+        seconds: time after which no further round begins, once there are five.
         progress: called after every round.
 
     Returns:
-        The laps by name, ``rounds`` numbers each.
+        The laps by name, one number per round.
     """
     calls = {name: _calls_per_turn(run, warmup, turn_seconds) for name, run in runs.items()}
     laps = {name: Laps(joules=0.0 if meter is not None and meter.available else None) for name in runs}
     with _without_gc():
-        for _ in range(rounds):
+        started = time.perf_counter()
+        for index in range(rounds):
+            if index >= _FEWEST_ROUNDS and time.perf_counter() - started > seconds:
+                break
             for name, run in runs.items():
                 _turn(run, calls[name], laps[name], meter)
             progress()

@@ -132,7 +132,7 @@ def compress(
     debug: Debug = False,
 ) -> None:
     """Compress a model and save it to a file."""
-    from tersor import cli_inputs
+    from tersor import cli_inputs, text
     from tersor.benchmark import torch_threads
     from tersor.checkpoint import save
     from tersor.compress import compress as run
@@ -152,7 +152,7 @@ def compress(
         result = run(loaded, chosen, **arguments, force=force)
         save(result.model, out)
     if report is not None:
-        result.report.to_html(report) if report.suffix == ".html" else result.report.to_json(report)
+        text.write(report, result.report.to_html() if report.suffix == ".html" else result.report.to_json())
     size = out.stat().st_size
     if json_output:
         content = {"schema": "tersor.compress/1", "file": str(out), "file_bytes": size}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tersor import demo_data, host
+from tersor import demo_data, host, text
 from tersor.benchmark import Laps, interleave, torch_threads
 from tersor.checkpoint import save
 from tersor.compress import compress
@@ -27,6 +27,8 @@ from tersor.torch_int8 import dynamic_int8, engines
 
 WORKLOADS = ((1, 16), (1, 128), (8, 128))
 """(batch, tokens) of the latency figures."""
+
+_SECONDS_PER_WORKLOAD = 8.0
 
 MOST_SENSITIVE = "encoder.layer.4.attention.self.value"
 """The layer that costs the most accuracy: a fifth of the whole loss on texts that the demo does not report on
@@ -131,7 +133,15 @@ def _latencies(contestants: Mapping[str, nn.Module], quick: bool, progress: bool
         for batch, length in WORKLOADS:
             runs = _bound(contestants, demo_data.random_batch(batch, length))
             meter = EnergyMeter()
-            laps = interleave(runs, rounds=rounds, warmup=2, turn_seconds=0.02, meter=meter, progress=turns.advance)
+            laps = interleave(
+                runs,
+                rounds=rounds,
+                warmup=2,
+                turn_seconds=0.02,
+                seconds=_SECONDS_PER_WORKLOAD,
+                meter=meter,
+                progress=turns.advance,
+            )
             found.append(_latency(batch, length, laps))
     return tuple(found)
 
@@ -164,8 +174,8 @@ def _fidelity(contestants: Mapping[str, nn.Module], tokenizer: Any, quick: bool,
     count = min(len(texts.texts), 12) if quick else len(texts.texts)
     embeddings: dict[str, list[Tensor]] = {name: [] for name in contestants}
     with torch.inference_mode():
-        for text in track(texts.texts[:count], "comparing embeddings", shown=progress):
-            batch = demo_data.tokens(tokenizer, [text])
+        for line in track(texts.texts[:count], "comparing embeddings", shown=progress):
+            batch = demo_data.tokens(tokenizer, [line])
             for name, model in contestants.items():
                 embeddings[name].append(demo_data.embed(model, batch))
     whole = {name: torch.cat(parts) for name, parts in embeddings.items()}  # [texts, 384] each
@@ -189,5 +199,5 @@ def _prove(model: nn.Module, file: Path, progress: bool) -> bool:
 
 
 def _write_reports(demo: DemoResult, out: Path) -> None:
-    demo.report.to_html(out / "report.html")
+    text.write(out / "report.html", demo.report.to_html())
     demo.to_json(out / "report.json")

@@ -15,9 +15,9 @@ from tersor.report.wording import size
 SCHEMA = "tersor.demo/1"
 
 THREE_LINES = """\
-result = tersor.compress(model, tersor.Recipe([tersor.steps.Quantize()]), example_inputs=batch)
+result = tersor.compress(model, tersor.Recipe([tersor.steps.Quantize()]), batch)
 tersor.save(result.model, "model.tersor")
-model = tersor.load("model.tersor", model=make_float_model())   # models of transformers need no model="""
+model = tersor.load("model.tersor", model=make_float_model())"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,5 +148,5 @@ class DemoResult:
         """The result as JSON text, also written to ``path`` where one is given."""
         content = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         if path is not None:
-            Path(path).write_text(content, encoding="utf-8")
+            text.write(path, content)
         return content

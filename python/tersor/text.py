@@ -1,8 +1,9 @@
-"""Tables as plain text, for a terminal of a given width."""
+"""Tables as plain text for a terminal of a given width, and text files written in one step."""
 
 from __future__ import annotations
 
 from io import StringIO
+from pathlib import Path
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -33,10 +34,18 @@ def plain_table(*columns: str, right: int = 1) -> Table:
         if index < right:
             table.add_column(title, overflow="fold")
         else:
-            table.add_column(title, justify="right", no_wrap=True)
+            table.add_column(title, justify="right", overflow="fold")
     return table
 
 
 def microseconds(value: float) -> str:
     """``9.5``, ``57``, ``1234``."""
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def write(path: str | Path, content: str) -> None:
+    """Write a UTF-8 file so that its name points to the old content or the whole new one. Raises OSError."""
+    from tersor.checkpoint.atomic import atomic_file, write_at
+
+    with atomic_file(Path(path)) as file:
+        write_at(file, 0, memoryview(content.encode()))

@@ -74,7 +74,7 @@ class TuneResult:
         """The result as JSON text, also written to ``path`` where one is given."""
         content = json.dumps(self.to_dict(), indent=2) + "\n"
         if path is not None:
-            Path(path).write_text(content, encoding="utf-8")
+            text.write(path, content)
         return content
 
     def __str__(self) -> str:
