@@ -297,6 +297,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
 
   m.def("packed_bytes_s8", tersor::PackedBytesS8, py::arg("n"), py::arg("k"));
   m.def("pack_s8", PackS8, py::arg("w"), py::arg("scale"), py::arg("input_scale") = py::none());
+  m.def("run_int8_peak", tersor::RunInt8Peak, py::arg("iterations"), py::call_guard<py::gil_scoped_release>());
   m.def("input_scale_s8", InputScaleS8, py::arg("packed"));
   m.def("unpack_s8", UnpackS8, py::arg("packed"));
   m.def("inspect_s8", InspectS8, py::arg("packed"));

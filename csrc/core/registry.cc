@@ -81,7 +81,7 @@ const Kernel* Best(const Kernel* KernelSet::* member, size_t count) {
 
 Selection Select(size_t count) {
   return {Best(&KernelSet::quantize, count), Best(&KernelSet::convert, count), Best(&KernelSet::activation, count),
-          Best(&KernelSet::gemm_s8, count), RunnableKernelSets()[count - 1]->name};
+          Best(&KernelSet::gemm_s8, count),  Best(&KernelSet::peak, count),    RunnableKernelSets()[count - 1]->name};
 }
 
 // One selection per possible cap, made once; the active one is a pointer into them.
@@ -130,8 +130,8 @@ std::vector<std::string> AvailableIsas() {
 
 std::string ActiveIsa() { return Selected().isa; }
 
-void SetIsaCap(const std::string& name) {
-  GetState().active = &GetState().by_count[CountUnder(name, "isa") - 1];
-}
+int64_t RunInt8Peak(int64_t iterations) { return Selected().peak->int8(iterations); }
+
+void SetIsaCap(const std::string& name) { GetState().active = &GetState().by_count[CountUnder(name, "isa") - 1]; }
 
 }  // namespace tersor

@@ -15,6 +15,7 @@ struct Selection {
   const ConvertKernel* convert;
   const ActivationKernel* activation;
   const GemmS8Kernel* gemm_s8;
+  const PeakKernel* peak;
   const char* isa;  // the best set under the cap
 };
 const Selection& Selected();

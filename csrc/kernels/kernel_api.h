@@ -74,6 +74,12 @@ struct GemmS8Kernel {
   void (*rows)(const GemmS8Args& args);  // m <= row_limit, any n: few rows at the speed of memory
 };
 
+// The ceiling that int8 kernels are measured against: the ISA's best exact multiply-add on registers alone.
+struct PeakKernel {
+  const char* id;
+  int64_t (*int8)(int64_t iterations);  // returns the multiply-adds done
+};
+
 // Everything one ISA offers. A null member means "use the next set down". scalar has no null member.
 struct KernelSet {
   const char* name;
@@ -81,6 +87,7 @@ struct KernelSet {
   const ConvertKernel* convert;
   const ActivationKernel* activation;
   const GemmS8Kernel* gemm_s8;
+  const PeakKernel* peak;
 };
 
 }  // namespace tersor

@@ -7,6 +7,7 @@ are the same bit for bit on every instruction set.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ __all__ = [
     "built",
     "gemm_s8",
     "input_scale_s8",
+    "int8_ceiling",
     "inspect_s8",
     "linear_s8",
     "pack_s8",
@@ -89,6 +91,23 @@ def threads() -> int:
 def packed_bytes_s8(n: int, k: int) -> int:
     """Bytes of a packed [n, k] weight for the active kernel."""
     return _C.packed_bytes_s8(n, k)
+
+
+def int8_ceiling(seconds: float = 0.2) -> float:
+    """The int8 ceiling of one core, measured now: the active instruction set's multiply-add on registers alone.
+
+    Args:
+        seconds: how long to measure; the best of many short runs counts.
+
+    Returns:
+        GOP/s, a multiply-add being two operations.
+    """
+    iterations, best, end = 20_000, 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        macs = _C.run_int8_peak(iterations)
+        best = max(best, 2e-9 * macs / (time.perf_counter() - started))
+    return best
 
 
 def pack_s8(

@@ -17,4 +17,8 @@ TERSOR_API std::string ActiveIsa();                   // the best of AvailableIs
 // before stay valid: a packed weight names the kernel that reads it.
 TERSOR_API void SetIsaCap(const std::string& name);
 
+// Runs the active instruction set's int8 multiply-add on registers alone, the ceiling of one core; returns how many
+// multiply-adds it did. The caller takes the time.
+TERSOR_API int64_t RunInt8Peak(int64_t iterations);
+
 }  // namespace tersor

@@ -6,10 +6,12 @@ const QuantizeKernel& Quantize();      // quantize.cc
 const ConvertKernel& Convert();        // convert.cc
 const ActivationKernel& Activation();  // activation.cc
 const GemmS8Kernel& GemmS8();          // gemm_s8.cc
+const PeakKernel& Peak();              // peak.cc
 }  // namespace avx2
 
 const KernelSet& KernelSet_avx2() {
-  static const KernelSet set = {"avx2", &avx2::Quantize(), &avx2::Convert(), &avx2::Activation(), &avx2::GemmS8()};
+  static const KernelSet set = {"avx2",          &avx2::Quantize(), &avx2::Convert(), &avx2::Activation(),
+                                &avx2::GemmS8(), &avx2::Peak()};
   return set;
 }
 

@@ -6,11 +6,12 @@ const QuantizeKernel& Quantize();      // quantize.cc
 const ConvertKernel& Convert();        // convert.cc
 const ActivationKernel& Activation();  // activation.cc
 const GemmS8Kernel& GemmS8();          // gemm_s8.cc
+const PeakKernel& Peak();              // peak.cc
 }  // namespace avx512
 
 const KernelSet& KernelSet_avx512() {
-  static const KernelSet set = {"avx512", &avx512::Quantize(), &avx512::Convert(), &avx512::Activation(),
-                                &avx512::GemmS8()};
+  static const KernelSet set = {"avx512",          &avx512::Quantize(), &avx512::Convert(), &avx512::Activation(),
+                                &avx512::GemmS8(), &avx512::Peak()};
   return set;
 }
 

@@ -3,10 +3,11 @@
 namespace tersor {
 namespace avx512vnni {
 const GemmS8Kernel& GemmS8();  // gemm_s8.cc
+const PeakKernel& Peak();      // peak.cc
 }  // namespace avx512vnni
 
 const KernelSet& KernelSet_avx512vnni() {
-  static const KernelSet set = {"avx512vnni", nullptr, nullptr, nullptr, &avx512vnni::GemmS8()};
+  static const KernelSet set = {"avx512vnni", nullptr, nullptr, nullptr, &avx512vnni::GemmS8(), &avx512vnni::Peak()};
   return set;
 }
 

@@ -4,10 +4,12 @@
 namespace tersor {
 namespace TERSOR_ISA_NAME {
 const GemmS8Kernel& GemmS8();  // gemm_s8.cc
+const PeakKernel& Peak();      // peak.cc
 }  // namespace TERSOR_ISA_NAME
 
 const KernelSet& TERSOR_JOIN(KernelSet_, TERSOR_ISA_NAME)() {
-  static const KernelSet set = {TERSOR_QUOTE(TERSOR_ISA_NAME), nullptr, nullptr, nullptr, &TERSOR_ISA_NAME::GemmS8()};
+  static const KernelSet set = {TERSOR_QUOTE(TERSOR_ISA_NAME), nullptr, nullptr, nullptr, &TERSOR_ISA_NAME::GemmS8(),
+                                &TERSOR_ISA_NAME::Peak()};
   return set;
 }
 

@@ -6,11 +6,13 @@ const QuantizeKernel& Quantize();      // quantize.cc
 const ConvertKernel& Convert();        // convert.cc
 const ActivationKernel& Activation();  // activation.cc
 const GemmS8Kernel& GemmS8();          // gemm_s8.cc
+const PeakKernel& Peak();              // peak.cc
 }  // namespace neon_dotprod
 
 const KernelSet& KernelSet_neon_dotprod() {
-  static const KernelSet set = {"neon_dotprod", &neon_dotprod::Quantize(), &neon_dotprod::Convert(),
-                                &neon_dotprod::Activation(), &neon_dotprod::GemmS8()};
+  static const KernelSet set = {"neon_dotprod",           &neon_dotprod::Quantize(),
+                                &neon_dotprod::Convert(), &neon_dotprod::Activation(),
+                                &neon_dotprod::GemmS8(),  &neon_dotprod::Peak()};
   return set;
 }
 

@@ -3,10 +3,11 @@
 namespace tersor {
 namespace neon_i8mm {
 const GemmS8Kernel& GemmS8();  // gemm_s8.cc
+const PeakKernel& Peak();      // peak.cc
 }  // namespace neon_i8mm
 
 const KernelSet& KernelSet_neon_i8mm() {
-  static const KernelSet set = {"neon_i8mm", nullptr, nullptr, nullptr, &neon_i8mm::GemmS8()};
+  static const KernelSet set = {"neon_i8mm", nullptr, nullptr, nullptr, &neon_i8mm::GemmS8(), &neon_i8mm::Peak()};
   return set;
 }
 

@@ -6,11 +6,12 @@ const QuantizeKernel& Quantize();      // quantize.cc
 const ConvertKernel& Convert();        // convert.cc
 const ActivationKernel& Activation();  // activation.cc
 const GemmS8Kernel& GemmS8();          // gemm_s8.cc
+const PeakKernel& Peak();              // peak.cc
 }  // namespace scalar
 
 const KernelSet& KernelSet_scalar() {
-  static const KernelSet set = {"scalar", &scalar::Quantize(), &scalar::Convert(), &scalar::Activation(),
-                                &scalar::GemmS8()};
+  static const KernelSet set = {"scalar",          &scalar::Quantize(), &scalar::Convert(), &scalar::Activation(),
+                                &scalar::GemmS8(), &scalar::Peak()};
   return set;
 }
 
