@@ -139,11 +139,18 @@ def test_gradients_are_those_of_the_dequantised_layer(activation: str) -> None:
     torch.testing.assert_close(leaf.grad, dz @ weight)
     torch.testing.assert_close(layer.bias.grad, dz.sum((0, 1)))
     assert torch.equal(y, output(layer, x))
+    layer.bias.grad = None
+    layer(x).backward(dy)  # the bias alone
+    torch.testing.assert_close(layer.bias.grad, dz.sum((0, 1)))
+    layer.bias.requires_grad_(False)
     torch.testing.assert_close(torch.func.vjp(layer, x)[1](dy)[0], dz @ weight)
     torch.testing.assert_close(torch.vmap(layer)(x), output(layer, x))
     with forward_ad.dual_level():
         tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, dx))).tangent
     torch.testing.assert_close((tangent * dy).sum(), (dx * (dz @ weight)).sum())
+    v = torch.randn(7)
+    through_bias = torch.func.jvp(lambda b: torch.func.functional_call(layer, {"bias": b}, (x,)), (layer.bias,), (v,))
+    torch.testing.assert_close((through_bias[1] * dy).sum(), (dz * v).sum())
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -140,5 +140,10 @@ def test_reading_the_weight() -> None:
     layer.load_state_dict({**tensors, "weight_q": -tensors["weight_q"]})
     assert before() is None  # no view keeps the old bytes alive
     assert torch.equal(layer.weight.bfloat16(), -expected)
+    other = Int8Linear.from_float(nn.Linear(8, 5))
+    layer.packed = other.packed
+    assert torch.equal(layer.weight + 0, other.weight + 0)
+    layer.bias = nn.Parameter(layer.bias.half())
+    assert layer.dtype == layer.weight.dtype == torch.float16
     with pytest.raises(TersorError, match="no weights yet"):
         Int8Linear(3, 4).weight.sum()

@@ -47,6 +47,9 @@ def test_copies_and_pickles(case: LayerCase) -> None:
     assert clone.packed.data_ptr() != layer.packed.data_ptr()
     pair = copy.deepcopy(nn.ModuleList([layer, layer]))
     assert pair[0] is pair[1]
+    layer.note = [layer]
+    clone = copy.deepcopy(layer)
+    assert clone.note[0] is clone
 
 
 def test_pickle_and_packed_bytes_cross_instruction_sets(case: LayerCase, tmp_path: Path) -> None:
@@ -137,6 +140,9 @@ def test_meta_to_empty_and_assign(case: LayerCase) -> None:
         assigned = copy.deepcopy(empty)
         assigned.load_state_dict(state, assign=True)
         assert same(assigned, layer, x)
+        with pytest.warns(UserWarning, match="meta"):
+            empty.load_state_dict(layer.state_dict())  # as for every layer on meta: nothing happens
+        assert empty.packed.is_meta
         empty.to_empty(device="cpu")
         with pytest.raises(TersorError, match="no weights yet"):
             empty(x)
