@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks on built files that no compiler flag guarantees.
 
-  check_binaries.py symbols FILE...   every versioned symbol within manylinux_2_28
-  check_binaries.py baseline DIR      objects outside csrc/kernels/<isa>/ hold no ymm, zmm or tile register
+check_binaries.py symbols FILE...   every versioned symbol within manylinux_2_28
+check_binaries.py baseline DIR      objects outside csrc/kernels/<isa>/ hold no ymm, zmm or tile register
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
     python bench/compare.py --op linear --threads 1 --json out.json
 
-Every engine computes the same fp32-in, fp32-out layer on the same numbers. Per shape: medians over interleaved rounds, the
-speed-up over the best rival, GOP/s and the percent of the int8 ceiling measured on this host in the same run.
+Every engine computes the same fp32-in, fp32-out layer on the same numbers. Per shape: medians over interleaved rounds,
+the speed-up over the best rival, GOP/s and the percent of the int8 ceiling measured on this host in the same run.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -88,32 +89,33 @@ def interleave(runs: dict[str, Callable[[], object]], rounds: int, round_seconds
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def run_linear(
-    shapes: list[tuple[int, int, int]], threads: int, peers: list[str], rounds: int, result: Result
-) -> None:
+def run_linear(shapes: list[tuple[int, int, int]], threads: int, peers: list[str], rounds: int, result: Result) -> None:
     import torch
-    from rich.progress import track
-    from rich.console import Console
-
-    from peers import MissingPeer, Problem, Run, make_problem
+    from peers import MissingPeerError, Problem, Run, make_problem
     from peers.onnxruntime_peer import onnxruntime
     from peers.openvino_peer import openvino
     from peers.torch_peers import float_layer, torch_float, torch_int8
+    from rich.console import Console
+    from rich.progress import track
+
     from tersor import kernels
     from tersor.nn import Int8Linear
 
     builders: dict[str, Callable[[Problem], dict[str, Run]]] = {
-        "torch": torch_float, "torch-int8": torch_int8, "onnxruntime": onnxruntime, "openvino": openvino
+        "torch": torch_float,
+        "torch-int8": torch_int8,
+        "onnxruntime": onnxruntime,
+        "openvino": openvino,
     }
     torch.set_num_threads(threads)
     for m, n, k in track(shapes, description="shapes", console=Console(stderr=True)):
         problem = make_problem(m, n, k, threads)
-        layer, x = Int8Linear.from_float(float_layer(problem)), torch.from_numpy(problem.x)
-        runs: dict[str, Run] = {"tersor": lambda layer=layer, x=x: layer(x)}
+        layer = Int8Linear.from_float(float_layer(problem))
+        runs: dict[str, Run] = {"tersor": functools.partial(layer, torch.from_numpy(problem.x))}
         for peer in peers:
             try:
                 runs.update(builders[peer](problem))
-            except MissingPeer as error:
+            except MissingPeerError as error:
                 result.missing[peer] = str(error)
         exact = problem.x.astype(np.float64) @ problem.weight.T.astype(np.float64) + problem.bias
         with torch.inference_mode():
@@ -142,20 +144,29 @@ def show(result: Result) -> None:
     from rich.table import Table
 
     console = Console()
-    names = list(dict.fromkeys(name for row in result.rows for name in row.microseconds))
-    table = Table(title=f"{result.op}, {result.threads} thread(s), microseconds per call")
-    for heading in ("M", "N", "K", *names, "speed-up", "best rival", "GOP/s", "% ceiling"):
-        table.add_column(heading, justify="right", overflow="fold")
+    families = list(dict.fromkeys(name.split("/")[0] for row in result.rows for name in row.microseconds))
+    table = Table(title=f"{result.op}, {result.threads} thread(s), median microseconds; a peer's best variant")
+    for heading in ("M", "N", "K", *families, "speed-up", "GOP/s", "% ceiling"):
+        table.add_column(heading, justify="right")
     for row in result.rows:
-        times = [f"{row.microseconds.get(name, math.nan):.1f}" for name in names]
-        table.add_row(str(row.m), str(row.n), str(row.k), *times, f"{row.speedup:.2f}x", row.best_rival,
-                      f"{row.gops:.0f}", f"{row.percent_of_ceiling:.0f}")
+        best = [min(us for name, us in row.microseconds.items() if name.split("/")[0] == f) for f in families]
+        table.add_row(
+            str(row.m),
+            str(row.n),
+            str(row.k),
+            *(f"{us:.1f}" for us in best),
+            f"{row.speedup:.2f}x",
+            f"{row.gops:.0f}",
+            f"{row.percent_of_ceiling:.0f}",
+        )
     console.print(table)
     for peer, why in result.missing.items():
         console.print(f"peer {peer} is missing: {why}")
     console.print(f"host: {result.host}; int8 ceiling of one core: {result.ceiling_gops:.0f} GOP/s")
-    console.print(f"against the best rival per shape: geometric mean {result.geomean_speedup:.2f}x, "
-                  f"worst {result.worst_speedup:.2f}x")
+    console.print(
+        f"against the best rival per shape: geometric mean {result.geomean_speedup:.2f}x, "
+        f"worst {result.worst_speedup:.2f}x"
+    )
 
 
 def main(

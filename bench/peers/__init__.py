@@ -12,7 +12,7 @@ F32 = npt.NDArray[np.float32]
 Run = Callable[[], object]
 
 
-class MissingPeer(Exception):
+class MissingPeerError(Exception):
     """The peer is not installed or does not run here; the message says why."""
 
 

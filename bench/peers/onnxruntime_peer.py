@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peers import MissingPeer, Problem, Run
+from peers import MissingPeerError, Problem, Run
 
 
 def onnxruntime(problem: Problem) -> dict[str, Run]:
@@ -11,7 +11,7 @@ def onnxruntime(problem: Problem) -> dict[str, Run]:
 
         from peers import onnx_models
     except ImportError as error:
-        raise MissingPeer(str(error)) from error
+        raise MissingPeerError(str(error)) from error
     options = ort.SessionOptions()
     options.intra_op_num_threads = problem.threads
     options.inter_op_num_threads = 1

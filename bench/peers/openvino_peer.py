@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from peers import MissingPeer, Problem, Run
+from peers import MissingPeerError, Problem, Run
 
 
 def openvino(problem: Problem) -> dict[str, Run]:
@@ -13,7 +13,7 @@ def openvino(problem: Problem) -> dict[str, Run]:
 
         from peers import onnx_models
     except ImportError as error:
-        raise MissingPeer(str(error)) from error
+        raise MissingPeerError(str(error)) from error
     core = ov.Core()
     settings = {
         "INFERENCE_NUM_THREADS": problem.threads,

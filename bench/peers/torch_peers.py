@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
+import functools
 
 import torch
 from torch import nn
 
 from peers import Problem, Run
+from tersor.torch_int8 import dynamic_int8, engines
 
 
 def float_layer(problem: Problem) -> nn.Linear:
@@ -21,20 +22,9 @@ def float_layer(problem: Problem) -> nn.Linear:
 
 def torch_float(problem: Problem) -> dict[str, Run]:
     layer, x = float_layer(problem), torch.from_numpy(problem.x)
-    return {"torch": lambda: layer(x)}
+    return {"torch": functools.partial(layer, x)}
 
 
 def torch_int8(problem: Problem) -> dict[str, Run]:
-    x = torch.from_numpy(problem.x)
-    runs: dict[str, Run] = {}
-    before = torch.backends.quantized.engine
-    for engine in torch.backends.quantized.supported_engines:
-        if engine in ("none", "qnnpack"):
-            continue
-        torch.backends.quantized.engine = engine
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = torch.ao.quantization.quantize_dynamic(nn.Sequential(float_layer(problem)), {nn.Linear}, torch.qint8)
-        runs[f"torch-int8/{engine}"] = lambda model=model: model(x)
-    torch.backends.quantized.engine = before
-    return runs
+    x, model = torch.from_numpy(problem.x), nn.Sequential(float_layer(problem))
+    return {f"torch-int8/{engine}": functools.partial(dynamic_int8(model, engine), x) for engine in engines()}
