@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 
+#include "core/huge_pages.h"
 #include "core/registry.h"
 #include "core/scratch.h"
 #include "tersor/linear_s8.h"
@@ -15,8 +16,6 @@ namespace {
 
 constexpr char kMagic[8] = {'T', 'S', 'R', 'S', '8', 'v', '1', '\0'};
 constexpr int64_t kMaxExtent = int64_t{1} << 31;
-
-size_t RoundUp(size_t value, size_t to) { return (value + to - 1) / to * to; }
 
 const GemmS8Kernel* FindKernel(const char* id) {
   const GemmS8Kernel* active = Selected().gemm_s8;
@@ -73,13 +72,13 @@ void CheckRowValues(int64_t rows, int64_t k, const int8_t* weight, const float* 
 
 PackedLayoutS8 LayoutS8(const GemmS8Kernel& kernel, int64_t n, int64_t k) {
   PackedLayoutS8 layout;
-  layout.n_pad = static_cast<int64_t>(RoundUp(static_cast<size_t>(n), static_cast<size_t>(kernel.nr)));
+  layout.n_pad = RoundUp(n, kernel.nr);
   layout.chunks = (k + kMaxDepthS8 - 1) / kMaxDepthS8;
   const size_t columns = static_cast<size_t>(layout.n_pad), chunks = static_cast<size_t>(layout.chunks);
   layout.input_scale_at = sizeof(PackedHeaderS8);
-  layout.scale_at = layout.input_scale_at + RoundUp(static_cast<size_t>(k) * sizeof(float), kCacheLine);
-  layout.col_sum_at = layout.scale_at + RoundUp(columns * sizeof(float), kCacheLine);
-  layout.panels_at = layout.col_sum_at + RoundUp(chunks * columns * sizeof(int32_t), kCacheLine);
+  layout.scale_at = layout.input_scale_at + Scratch::Padded<float>(static_cast<size_t>(k));
+  layout.col_sum_at = layout.scale_at + Scratch::Padded<float>(columns);
+  layout.panels_at = layout.col_sum_at + Scratch::Padded<int32_t>(chunks * columns);
   const size_t panels = columns / static_cast<size_t>(kernel.nr);
   const int64_t tail = k - (layout.chunks - 1) * kMaxDepthS8;
   layout.total = layout.panels_at + panels * ((chunks - 1) * kernel.panel_bytes(static_cast<int32_t>(kMaxDepthS8)) +
@@ -104,7 +103,8 @@ PackedViewS8 ViewPackedS8(const void* packed, size_t packed_bytes) {
   if (kernel == nullptr)
     throw Error(std::string("packed int8 weight: packed for kernel ") + header.kernel_id +
                 ", which this CPU cannot run; pack the weight again on this host");
-  PackedViewS8 view{kernel, header.n, header.k, LayoutS8(*kernel, header.n, header.k), nullptr, nullptr, nullptr, nullptr};
+  PackedViewS8 view{kernel,  header.n, header.k, LayoutS8(*kernel, header.n, header.k),
+                    nullptr, nullptr,  nullptr,  nullptr};
   if (view.layout.total != packed_bytes)
     throw Error("packed int8 weight: " + std::to_string(view.layout.total) + " bytes needed, got " +
                 std::to_string(packed_bytes));
@@ -126,6 +126,7 @@ void PackBeginS8(int64_t n, int64_t k, void* packed, size_t packed_bytes) {
   if (packed_bytes != needed)
     throw Error("packed int8 weight: " + std::to_string(needed) + " bytes needed, got " + std::to_string(packed_bytes));
   CheckAddress(packed);
+  AdviseHugePages(packed, packed_bytes);
   std::memset(packed, 0, LayoutS8(*Selected().gemm_s8, n, k).panels_at);
   PackedHeaderS8& header = *static_cast<PackedHeaderS8*>(packed);
   std::memcpy(header.magic, kMagic, sizeof kMagic);

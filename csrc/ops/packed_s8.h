@@ -1,6 +1,7 @@
 // The packed weight: one relocatable block of bytes that the CPU it was packed on reads as is.
 //
-//   header | input_scale f32 [k] | scale f32 [n_pad] | col_sum i32 [chunks][n_pad] | panels [chunks][n_pad / nr][panel_bytes]
+//   header | input_scale f32 [k] | scale f32 [n_pad] | col_sum i32 [chunks][n_pad] |
+//   panels [chunks][n_pad / nr][panel_bytes]
 //
 // n_pad = round_up(n, nr); a chunk is at most kMaxDepthS8 deep, so that int32 sums stay exact. Every part
 // starts at a multiple of 64 bytes.
@@ -11,6 +12,9 @@
 #include "kernels/kernel_api.h"
 
 namespace tersor {
+
+// For the extents of a kernel, which are powers of two: a shift and a mask instead of a division.
+constexpr int64_t RoundUp(int64_t value, int64_t power_of_two) { return (value + power_of_two - 1) & -power_of_two; }
 
 struct PackedHeaderS8 {
   char magic[8];
