@@ -56,9 +56,13 @@ def write_tensor(file: FileIO, data_start: int, entry: TensorEntry, tensor: Tens
     write_at(file, data_start + entry.begin, _bytes_of(plain))
 
 
-def read_tensor(file: FileIO, data_start: int, entry: TensorEntry) -> Tensor:
-    """Reads one tensor [entry.shape] into fresh CPU memory, without a copy in between."""
-    tensor = torch.empty(entry.shape, dtype=TORCH_DTYPES[entry.dtype], device="cpu")
+def read_tensor(file: FileIO, data_start: int, entry: TensorEntry, memory: Tensor | None = None) -> Tensor:
+    """Reads one tensor [entry.shape] straight into ``memory``, uint8 [entry.nbytes], or into fresh memory."""
+    dtype = TORCH_DTYPES[entry.dtype]
+    if memory is None:
+        tensor = torch.empty(entry.shape, dtype=dtype, device="cpu")
+    else:
+        tensor = memory.view(dtype).view(entry.shape)
     target = _bytes_of(tensor)
     read_into(file, data_start + entry.begin, target)
     if entry.dtype == "BOOL" and entry.nbytes and int(tensor.view(torch.uint8).max()) > 1:
