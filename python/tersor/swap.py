@@ -142,11 +142,11 @@ def _float_of(module: nn.Module) -> nn.Module:
 
 
 def _stands_for(module: Int8Linear, old: nn.Module) -> bool:
+    own = module.canonical_tensors()
     try:
-        again = Int8Linear.from_float(old).to(module.dtype).canonical_tensors()
+        again = Int8Linear.from_float(old, input_scale=own.get("input_scale")).to(module.dtype).canonical_tensors()
     except ValueError:
         return False
-    own = module.canonical_tensors()
     return own.keys() == again.keys() and all(torch.equal(own[key], again[key]) for key in own)
 
 

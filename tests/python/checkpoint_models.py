@@ -32,21 +32,23 @@ class Net(nn.Module):
 TOKENS = torch.tensor([0, 3, 10, 7, 7])
 
 
-def replace(model: nn.Module, *names: str) -> nn.Module:
+def replace(model: nn.Module, *names: str, smoothed: bool = False) -> nn.Module:
     """Puts Int8Linear in the place of the linear layers of these names."""
     for name in names:
         parent, _, key = name.rpartition(".")
-        setattr(model.get_submodule(parent), key, Int8Linear.from_float(model.get_submodule(name)))
+        old = model.get_submodule(name)
+        input_scale = torch.linspace(0.25, 1, old.in_features) if smoothed else None
+        setattr(model.get_submodule(parent), key, Int8Linear.from_float(old, input_scale=input_scale))
     return model
 
 
 def int8_net(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A Net with trained-looking statistics whose `first` and `second` are int8, in evaluation mode."""
+    """A Net with trained-looking statistics, in evaluation mode: `first` is int8, `second` int8 and smoothed."""
     torch.manual_seed(seed)
     model = Net()
     for _ in range(3):
         model(torch.randint(0, 11, (16,)))
-    return replace(model.to(dtype), "first", "second").eval()
+    return replace(replace(model.to(dtype), "first"), "second", smoothed=True).eval()
 
 
 def assert_same(one: nn.Module, other: nn.Module) -> None:

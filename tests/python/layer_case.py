@@ -1,9 +1,9 @@
-"""The example that the contract tests run for every kind of replacement layer."""
+"""The examples that the contract tests run for every kind of replacement layer: plain, and smoothed where it can be."""
 
 from __future__ import annotations
 
 import importlib.util
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from tersor.nn import REGISTRY, PackedLayer
 
-KINDS = sorted(REGISTRY)
+SMOOTHED = " smoothed"
+CASES = [
+    case
+    for kind, cls in sorted(REGISTRY.items())
+    for case in (kind, *([kind + SMOOTHED] if "input_scale" in cls.optional else []))
+]
 NEEDS = {"int8_conv1d": "transformers"}
 
 
@@ -20,9 +25,11 @@ class LayerCase(NamedTuple):
     module: nn.Module
     layer: PackedLayer
     x: Tensor
+    settings: dict[str, Any]  # of from_float
 
 
-def make_case(kind: str) -> LayerCase:
+def make_case(name: str) -> LayerCase:
+    kind = name.removesuffix(SMOOTHED)
     if kind in NEEDS and importlib.util.find_spec(NEEDS[kind]) is None:
         pytest.skip(f"{kind} needs {NEEDS[kind]}")
     torch.manual_seed(0)
@@ -31,7 +38,12 @@ def make_case(kind: str) -> LayerCase:
     module, x = cls.float_example()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)
-    return LayerCase(cls, module.eval(), cls.from_float(module), x)
+    settings = {}
+    if name.endswith(SMOOTHED):
+        x[..., ::7] *= 30
+        settings["input_scale"] = torch.rand(x.shape[-1]) + 0.01
+        settings["input_scale"][::7] /= 30
+    return LayerCase(cls, module.eval(), cls.from_float(module, **settings), x, settings)
 
 
 def values(layer: nn.Module, x: Tensor) -> Tensor:

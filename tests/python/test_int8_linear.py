@@ -48,6 +48,8 @@ def reference(layer: Int8Linear, x: Tensor) -> Tensor:
     tensors = layer.canonical_tensors()
     w, w_scale = tensors["weight_q"].numpy().astype(np.int64), tensors["weight_scale"].numpy()
     wide = x.reshape(-1, x.shape[-1]).float().numpy()
+    if layer.smoothed:
+        wide = wide * tensors["input_scale"].numpy()
     q, x_scale, zero = quantized(wide, layer)
     y = np.zeros((len(wide), len(w)), F32)
     if layer.bias is not None:
@@ -66,28 +68,39 @@ def output(layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x)
 
 
+def some_input_scale(k: int) -> Tensor:
+    return torch.rand(k) * 0.99 + 0.01
+
+
+@pytest.mark.parametrize("smoothed", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (1, 384, 384), (5, 63, 65), (16, 64, 31), (67, 100, 129)])
-def test_equals_the_formula_bit_for_bit(m: int, k: int, n: int, dtype: torch.dtype, bias: bool) -> None:
+def test_equals_the_formula_bit_for_bit(m: int, k: int, n: int, dtype: torch.dtype, bias: bool, smoothed: bool) -> None:
     torch.manual_seed(m * k + n)
-    layer = Int8Linear.from_float(nn.Linear(k, n, bias=bias).to(dtype))
+    input_scale = some_input_scale(k) if smoothed else None
+    layer = Int8Linear.from_float(nn.Linear(k, n, bias=bias).to(dtype), input_scale=input_scale)
     x = (torch.randn(m, k) * 3).to(dtype)
     x[0] = 0
     assert torch.equal(output(layer, x), reference(layer, x))
 
 
+@pytest.mark.parametrize("smoothed", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("static", [(0.0, 0), (0.02, 128), (0.5, 0), (0.5, 255)])
-def test_activations_and_static_scales(activation: str, static: tuple[float, int]) -> None:
+def test_activations_and_static_scales(activation: str, static: tuple[float, int], smoothed: bool) -> None:
     torch.manual_seed(1)
-    layer = Int8Linear.from_float(nn.Linear(40, 24), activation=activation, x_scale=static[0], x_zero_point=static[1])
+    settings = {"x_scale": static[0], "x_zero_point": static[1], "input_scale": some_input_scale(40)}
+    if not smoothed:
+        del settings["input_scale"]
+    layer = Int8Linear.from_float(nn.Linear(40, 24), activation=activation, **settings)
     x = torch.randn(9, 40) * 4
     assert torch.equal(output(layer, x), reference(layer, x))
     again = Int8Linear.from_config(layer.config())
     again.fill(layer.canonical_tensors())
     assert torch.equal(output(again, x), output(layer, x))
-    expected = FLOAT_ACTIVATIONS[activation](output(Int8Linear.from_float(layer.to_float()), x))
+    plain = Int8Linear.from_float(layer.to_float(), input_scale=settings.get("input_scale"))
+    expected = FLOAT_ACTIVATIONS[activation](output(plain, x))
     if static[0] == 0:
         torch.testing.assert_close(output(layer, x), expected, rtol=1e-4, atol=1e-5)
 
@@ -99,9 +112,10 @@ def test_extreme_integers_and_a_product_deeper_than_one_chunk() -> None:
         module.weight.fill_(1.0)
         module.weight[1] = -1.0
         module.weight[2, ::2] = -1.0
-    layer = Int8Linear.from_float(module)
     x = torch.cat([torch.full((1, k), 1e3), torch.full((1, k), -1e3), torch.randn(1, k)])
-    assert torch.equal(output(layer, x), reference(layer, x))
+    for input_scale in (None, some_input_scale(k)):
+        layer = Int8Linear.from_float(module, input_scale=input_scale)
+        assert torch.equal(output(layer, x), reference(layer, x))
 
 
 def test_rows_with_nan_or_infinity_stay_in_their_row() -> None:
@@ -122,13 +136,15 @@ def test_a_weight_row_of_zeros_gives_the_bias() -> None:
     assert torch.equal(output(layer, torch.randn(5, 16))[:, 2], module.bias[2].expand(5))
 
 
+@pytest.mark.parametrize("smoothed", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_are_those_of_the_dequantised_layer(activation: str) -> None:
+def test_gradients_are_those_of_the_dequantised_layer(activation: str, smoothed: bool) -> None:
     """With z the layer's own pre-activation: dx = (dy * activation'(z)) W, dbias = sum (dy * activation'(z))."""
     torch.manual_seed(2)
-    layer = Int8Linear.from_float(nn.Linear(12, 7), activation=activation)
+    input_scale = some_input_scale(12) if smoothed else None
+    layer = Int8Linear.from_float(nn.Linear(12, 7), activation=activation, input_scale=input_scale)
     layer.bias.requires_grad_()
-    plain = Int8Linear.from_float(layer.to_float())
+    plain = Int8Linear.from_float(layer.to_float(), input_scale=input_scale)
     x, dx, dy = torch.randn(2, 3, 12), torch.randn(2, 3, 12), torch.randn(2, 3, 7)
     z = output(plain, x).requires_grad_()
     (dz,) = torch.autograd.grad(FLOAT_ACTIVATIONS[activation](z), z, dy)
@@ -214,6 +230,8 @@ def test_weights_that_from_float_refuses() -> None:
         ({"in_features": 0}, "in_features"),
         ({"out_features": 1 << 31}, "out_features"),
         ({"bias": 1}, "bias"),
+        ({"smoothed": 1}, "smoothed"),
+        ({"smoothed": None}, "smoothed"),
         ({"dtype": "float64"}, "dtype"),
     ],
 )

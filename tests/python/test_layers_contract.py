@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from layer_case import KINDS, LayerCase, make_case, same, values
+from layer_case import CASES, LayerCase, make_case, same, values
 from torch import nn
 
 from tersor.errors import TersorError
 from tersor.nn import REGISTRY, register
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> LayerCase:
     return make_case(request.param)
 
@@ -30,33 +30,51 @@ def test_registry_refuses_a_second_class_for_a_kind(case: LayerCase) -> None:
 
 
 def test_is_close_to_the_float_layer(case: LayerCase) -> None:
-    """x^ w^ - x w = (x^ - x) w^ + x (w^ - w), and |x^ - x| <= s_x / 2, |w^ - w| <= s_w / 2; then float rounding."""
-    _, module, layer, x = case
+    """x^ w^ - x w = (x^ - x) w^ + x (w^ - w), and |x^ - x| <= s_x / 2, |w^ - w| <= s_w / 2; then float rounding.
+
+    With smoothing by c, x stands for x c and w for w / c.
+    """
+    _, module, layer, x, settings = case
     canonical = layer.canonical_tensors()
     s_w, weight = canonical["weight_scale"].double(), canonical["weight_q"].double()
     weight = weight * s_w[:, None]  # [n, k]
     wide = x.double()
+    expected = copy.deepcopy(module).double()(wide)
+    wide = wide * settings.get("input_scale", torch.ones(x.shape[-1])).double()
     s_x = (wide.amax(-1).clamp_min(0) - wide.amin(-1).clamp_max(0)).unsqueeze(-1) / 255
     bound = s_x / 2 * weight.abs().sum(1) + s_w / 2 * wide.abs().sum(-1, keepdim=True)
-    expected = copy.deepcopy(module).double()(wide)
     rounding = 2.0**-20 * (expected.abs() + wide.abs() @ weight.abs().t() + canonical["bias"].double().abs())
     assert torch.all((values(layer, x).double() - expected).abs() <= bound + rounding)
 
 
 def test_to_float_and_back_keeps_the_integers(case: LayerCase) -> None:
-    cls, module, layer, _ = case
+    cls, module, layer, _, settings = case
     back = layer.to_float()
     assert type(back) is type(module)
-    again = cls.from_float(back).canonical_tensors()
-    assert torch.equal(again["weight_q"], layer.canonical_tensors()["weight_q"])
-    torch.testing.assert_close(again["weight_scale"], layer.canonical_tensors()["weight_scale"], rtol=1e-6, atol=0)
+    again, canonical = cls.from_float(back, **settings).canonical_tensors(), layer.canonical_tensors()
+    assert again.keys() == canonical.keys()
+    assert torch.equal(again["weight_q"], canonical["weight_q"])
+    torch.testing.assert_close(again["weight_scale"], canonical["weight_scale"], rtol=1e-6, atol=0)
     assert torch.equal(back.weight, layer.weight)
     assert back.weight.requires_grad
     assert not back.training
 
 
+def test_the_weight_is_what_the_canonical_tensors_stand_for(case: LayerCase) -> None:
+    _, module, layer, _, settings = case
+    canonical = layer.canonical_tensors()
+    assert ("input_scale" in canonical) == ("input_scale" in settings) == ("smoothed" in repr(layer))
+    weight = canonical["weight_q"] * canonical["weight_scale"][:, None]
+    if "input_scale" in settings:
+        assert torch.equal(canonical["input_scale"], settings["input_scale"])
+        weight = weight * settings["input_scale"]
+    if module.weight.shape != weight.shape:
+        weight = weight.t()
+    assert torch.equal(layer.weight + 0, weight)
+
+
 def test_keeps_the_surface_of_the_float_layer(case: LayerCase) -> None:
-    _, module, layer, x = case
+    _, module, layer, x, _ = case
     assert isinstance(layer, nn.Linear)
     for name in ("in_features", "out_features", "nf", "nx"):
         assert getattr(layer, name, None) == getattr(module, name, getattr(layer, name, None))
@@ -74,7 +92,7 @@ def test_keeps_the_surface_of_the_float_layer(case: LayerCase) -> None:
 
 
 def test_state_dict_is_strict_canonical_and_loads_weights_only(case: LayerCase, tmp_path: Path) -> None:
-    cls, _, layer, x = case
+    cls, _, layer, x, _ = case
     state = layer.state_dict()
     assert set(state) == set(cls.expected_tensors(layer.config()))
     torch.save(state, tmp_path / "state.pt")
@@ -87,7 +105,7 @@ def test_state_dict_is_strict_canonical_and_loads_weights_only(case: LayerCase, 
 
 
 def test_state_dict_of_a_model_reports_only_what_is_wrong(case: LayerCase) -> None:
-    _, _, layer, _ = case
+    _, _, layer, _, _ = case
     model = nn.ModuleDict({"b": nn.LayerNorm(3, elementwise_affine=False), "a": layer})
     state = model.state_dict()
     missing = {key: value for key, value in state.items() if key != "a.weight_scale"}
@@ -111,7 +129,7 @@ def test_state_dict_of_a_model_reports_only_what_is_wrong(case: LayerCase) -> No
     ],
 )
 def test_bad_tensors_are_refused(case: LayerCase, key: str, change: Any, message: str) -> None:
-    cls, _, layer, x = case
+    cls, _, layer, x, _ = case
     before = values(layer, x)
     state = layer.state_dict()
     state[key] = change(state[key].clone())
@@ -123,16 +141,36 @@ def test_bad_tensors_are_refused(case: LayerCase, key: str, change: Any, message
 
 
 def test_a_float_state_dict_is_quantised_on_loading(case: LayerCase) -> None:
-    cls, module, layer, x = case
+    cls, module, layer, x, settings = case
     other = cls.from_config(layer.config())
+    if settings:
+        with pytest.raises(RuntimeError, match="does not say how to smooth"):
+            other.load_state_dict(module.state_dict())
+        other.fill({**layer.canonical_tensors(), "weight_q": torch.zeros_like(layer.canonical_tensors()["weight_q"])})
     other.load_state_dict(module.state_dict())
     assert same(other, layer, x)
     with pytest.raises(RuntimeError, match="keep one of the two"):
         other.load_state_dict({**module.state_dict(), **layer.state_dict()})
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_optional_tensors_are_neither_dropped_nor_left_out(case: LayerCase, strict: bool) -> None:
+    cls, module, layer, x, settings = case
+    other = cls.from_float(module, **({} if settings else {key: torch.ones(x.shape[-1]) for key in cls.optional}))
+    before, state = values(other, x), layer.state_dict()
+    if settings:
+        with pytest.raises(RuntimeError, match="input_scale, which a layer of this configuration has no place for"):
+            other.load_state_dict(state, strict=strict)
+    elif strict:
+        with pytest.raises(RuntimeError, match=r"Missing key.*input_scale"):
+            other.load_state_dict(state)
+    else:
+        assert other.load_state_dict(state, strict=False).missing_keys == ["input_scale"]
+    assert torch.equal(values(other, x), before)
+
+
 def test_config_survives_json_and_bad_configs_are_refused(case: LayerCase) -> None:
-    cls, _, layer, x = case
+    cls, _, layer, x, _ = case
     config = json.loads(json.dumps(layer.config()))
     other = cls.from_config(config)
     assert other.config() == layer.config()
@@ -150,7 +188,7 @@ def test_config_survives_json_and_bad_configs_are_refused(case: LayerCase) -> No
 
 
 def test_wrong_input_names_layer_got_expected_and_remedy(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     layer._tersor_name = "encoder.0.fc"
     for bad, got, remedy in [
         (x[..., :-1], str(x.shape[-1] - 1), "last dimension"),
@@ -167,7 +205,7 @@ def test_wrong_input_names_layer_got_expected_and_remedy(case: LayerCase) -> Non
 
 
 def test_the_weight_is_read_only(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     before = values(layer, x)
     for write in (
         lambda: setattr(layer, "weight", layer.weight.clone()),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from layer_case import KINDS, LayerCase, make_case, same, values
+from layer_case import CASES, LayerCase, make_case, same, values
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,13 +24,13 @@ from tersor.errors import TersorError
 from tersor.nn import PackedLayer
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> LayerCase:
     return make_case(request.param)
 
 
 def test_copies_and_pickles(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     layer.weight.sum()  # a computed weight must not travel along
     stream = io.BytesIO()
     torch.save(layer, stream)
@@ -53,7 +53,7 @@ def test_copies_and_pickles(case: LayerCase) -> None:
 
 
 def test_pickle_and_packed_bytes_cross_instruction_sets(case: LayerCase, tmp_path: Path) -> None:
-    cls, _, layer, x = case
+    cls, _, layer, x, _ = case
     torch.save(layer.state_dict(), tmp_path / "state.pt")
     torch.save(x, tmp_path / "x.pt")
     script = (
@@ -85,7 +85,7 @@ def _child(layer: PackedLayer, x: Tensor, results: Any) -> None:
 
 
 def test_spawn_hands_over_shared_bytes(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     context = torch.multiprocessing.get_context("spawn")
     results = context.Queue()
     process = context.Process(target=_child, args=(layer, x, results))
@@ -98,7 +98,7 @@ def test_spawn_hands_over_shared_bytes(case: LayerCase) -> None:
 
 
 def test_share_memory(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     before = values(layer, x)
     assert layer.share_memory().packed.is_shared()
     assert torch.equal(values(layer, x), before)
@@ -106,7 +106,7 @@ def test_share_memory(case: LayerCase) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_dtypes_follow_the_input(case: LayerCase, dtype: torch.dtype) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     layer.to(dtype)
     assert layer.weight.dtype == layer.bias.dtype == layer.dtype == dtype
     assert layer.config()["dtype"] == str(dtype).removeprefix("torch.")
@@ -118,7 +118,7 @@ def test_dtypes_follow_the_input(case: LayerCase, dtype: torch.dtype) -> None:
 
 
 def test_moves_that_cannot_work_are_refused_and_change_nothing(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     before = values(layer, x)
     with pytest.raises(TypeError, match="float64"):
         layer.double()
@@ -130,10 +130,10 @@ def test_moves_that_cannot_work_are_refused_and_change_nothing(case: LayerCase) 
 
 
 def test_meta_to_empty_and_assign(case: LayerCase) -> None:
-    cls, _, layer, x = case
+    cls, _, layer, x, _ = case
     state = layer.state_dict()
     with torch.device("meta"):
-        made = cls(layer.in_features, layer.out_features)
+        made = cls(layer.in_features, layer.out_features, smoothed=layer.smoothed)
     for empty in (made, copy.deepcopy(layer).to("meta")):
         assert all(t.is_meta for t in [*empty.parameters(), *empty.buffers(), *empty.state_dict().values()])
         assert empty.weight.is_meta
@@ -153,7 +153,7 @@ def test_meta_to_empty_and_assign(case: LayerCase) -> None:
 
 
 def test_hooks_run(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     seen: list[str] = []
     layer.register_forward_pre_hook(lambda m, args: seen.append("pre"))
     layer.register_forward_hook(lambda m, args, y: seen.append("post"))
@@ -163,7 +163,7 @@ def test_hooks_run(case: LayerCase) -> None:
 
 
 def test_gradient_flows_to_the_input_only(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     assert values(layer, x).grad_fn is None
     assert layer(x).grad_fn is None
     x = x.clone().requires_grad_()
@@ -176,7 +176,7 @@ def test_gradient_flows_to_the_input_only(case: LayerCase) -> None:
 
 
 def test_compile_fullgraph(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
 
     class Probing(nn.Module):
         def __init__(self) -> None:
@@ -196,7 +196,7 @@ def test_compile_fullgraph(case: LayerCase) -> None:
 
 
 def test_export(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
     assert any("tersor" in str(node.target) for node in program.graph.nodes)
@@ -218,7 +218,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def test_opcheck(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     with _Recorder() as recorder:
         layer(x)
         layer.weight.sum()
@@ -228,7 +228,7 @@ def test_opcheck(case: LayerCase) -> None:
 
 
 def test_functional_call_and_tied_parameters(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     moved = torch.func.functional_call(layer, {"bias": layer.bias + 1}, (x,))
     torch.testing.assert_close(moved, values(layer, x) + 1)
     other = copy.deepcopy(layer)
@@ -243,7 +243,7 @@ def test_functional_call_and_tied_parameters(case: LayerCase) -> None:
 
 
 def test_any_shape_and_stride(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     rows = x.reshape(-1, x.shape[-1])
     expected = torch.stack([values(layer, row) for row in rows])
     assert torch.equal(values(layer, rows), expected)
@@ -256,7 +256,7 @@ def test_any_shape_and_stride(case: LayerCase) -> None:
 
 
 def test_many_threads_call_one_layer(case: LayerCase) -> None:
-    _, _, layer, x = case
+    _, _, layer, x, _ = case
     inputs = [x * (i + 1) for i in range(8)]
     expected = [values(layer, one) for one in inputs]
     with ThreadPoolExecutor(8) as pool:

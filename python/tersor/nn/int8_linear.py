@@ -13,10 +13,10 @@ from typing_extensions import Self
 from tersor.errors import TersorError
 from tersor.nn.float_linear import is_conv1d
 from tersor.nn.linear_autograd import linear_s8_with_grad
-from tersor.nn.linear_config import check_settings, checked_config
+from tersor.nn.linear_config import check_settings, checked_config, checked_input_scale
 from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, Expected
 from tersor.nn.packed_linear import PackedLinear
-from tersor.nn.packed_weight import pack_canonical, pack_float, unpack
+from tersor.nn.packed_weight import input_scale_of, pack_canonical, pack_float, unpack
 from tersor.nn.registry import REGISTRY, register
 from tersor.ops import ACTIVATIONS, LINEAR_S8
 
@@ -33,14 +33,16 @@ class Int8Linear(PackedLinear):
     Input: [..., in_features] in float32, bfloat16 or float16, any strides; output: [..., out_features] in the dtype
     of the input, whatever the dtype of the layer. Gradients flow to the input and the bias (straight-through), never
     to the weight. `weight` is readable, computed on demand and read-only. The state dict holds weight_q int8
-    [out_features, in_features], weight_scale float32 [out_features] and bias; a state dict of nn.Linear loads too
-    and is quantised on the way. docs/kernels.md has the formula.
+    [out_features, in_features], weight_scale float32 [out_features], bias and, in a smoothed layer, input_scale float32
+    [in_features], by which x is multiplied before it is quantised. A state dict of nn.Linear loads too and is
+    quantised on the way, with the smoothing that the layer has. docs/kernels.md has the formula.
 
     Raises (forward):
         TersorError: x has another dtype, width or device, or no weights were loaded; the message names the layer.
     """
 
     kind = "int8_linear"
+    optional = ("input_scale",)
 
     def __init__(
         self,
@@ -53,16 +55,18 @@ class Int8Linear(PackedLinear):
         activation: str = "none",
         x_scale: float = 0.0,
         x_zero_point: int = 0,
+        smoothed: bool = False,
     ) -> None:
         """A layer without weights: use from_float, or load_state_dict afterwards.
 
         `activation`: a key of tersor.ops.ACTIVATIONS. `x_scale` 0: x is quantised row by row; above 0: with this
-        scale and `x_zero_point` in [0, 255].
+        scale and `x_zero_point` in [0, 255]. `smoothed`: it has an input_scale.
         """
         check_settings(in_features, out_features, activation, x_scale, x_zero_point)
         super().__init__(in_features, out_features, bias, device, dtype)
         self._activation_code = ACTIVATIONS[activation]
         self.x_scale, self.x_zero_point = float(x_scale), x_zero_point
+        self.smoothed = smoothed
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
@@ -94,20 +98,33 @@ class Int8Linear(PackedLinear):
 
     @classmethod
     def from_float(
-        cls, module: nn.Module, *, activation: str = "none", x_scale: float = 0.0, x_zero_point: int = 0
+        cls,
+        module: nn.Module,
+        *,
+        activation: str = "none",
+        x_scale: float = 0.0,
+        x_zero_point: int = 0,
+        input_scale: Tensor | None = None,
     ) -> Self:
         """Quantises an nn.Linear (or a transformers Conv1D, which gives an Int8Conv1D) in blocks of rows.
 
         The bias is copied and the training flag taken over; hooks are moved by tersor.swap. `module` is not
         changed. Peak memory beyond `module` is the packed weight and a few megabytes.
 
+        `input_scale`: float32 [in_features], such as tersor.quantize.input_scale gives; the layer multiplies x by it
+        before x is quantised, and the weight is divided by it. `x_scale` is then that of the product.
+
         Raises:
-            ValueError: with reason_against(module), or when the weight holds NaN or infinity.
+            ValueError: with reason_against(module), or when the weight holds NaN or infinity, or input_scale is not
+                finite and positive.
         """
         settings: dict[str, Any] = {"activation": activation, "x_scale": x_scale, "x_zero_point": x_zero_point}
         if cls is Int8Linear and is_conv1d(module):
-            return REGISTRY["int8_conv1d"].from_float(module, **settings)  # type: ignore[return-value]
-        return cls._convert(module, settings)
+            conv1d: Any = REGISTRY["int8_conv1d"]
+            return conv1d.from_float(module, **settings, input_scale=input_scale)  # type: ignore[no-any-return]
+        if input_scale is None:
+            return cls._convert(module, settings, {})
+        return cls._convert(module, {**settings, "smoothed": True}, {"input_scale": input_scale})
 
     @classmethod
     def reason_against(cls, module: nn.Module) -> str | None:
@@ -126,6 +143,7 @@ class Int8Linear(PackedLinear):
             "activation": self.activation,
             "x_scale": self.x_scale,
             "x_zero_point": self.x_zero_point,
+            "smoothed": self.smoothed,
         }
 
     @classmethod
@@ -140,21 +158,33 @@ class Int8Linear(PackedLinear):
         settings = checked_config(config)
         n, k = settings["out_features"], settings["in_features"]
         expected: Expected = {"weight_q": (torch.int8, (n, k)), "weight_scale": (torch.float32, (n,))}
+        if settings["smoothed"]:
+            expected["input_scale"] = (torch.float32, (k,))
         if settings["bias"]:
             expected["bias"] = (DTYPES[settings["dtype"]], (n,))
         return expected
 
     def _pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        if "weight" in tensors:
-            return pack_float(self._checked_float_weight(tensors["weight"]))
-        return pack_canonical(tensors["weight_q"], tensors["weight_scale"])
+        input_scale = tensors.get("input_scale")
+        if "weight" not in tensors:
+            return pack_canonical(tensors["weight_q"], tensors["weight_scale"], input_scale)
+        if self.smoothed and input_scale is None:
+            if not self.has_weights:
+                raise ValueError("a float weight does not say how to smooth; load the quantised tensors")
+            input_scale = input_scale_of(self.packed)
+        if input_scale is not None:
+            input_scale = checked_input_scale(input_scale, self.in_features)
+        return pack_float(self._checked_float_weight(tensors["weight"]), input_scale)
 
     def _unpack(self) -> dict[str, Tensor]:
         q, scale = unpack(self.packed, self.out_features, self.in_features)
-        return {"weight_q": q, "weight_scale": scale}
+        input_scale = input_scale_of(self.packed)
+        smoothing = {} if input_scale is None else {"input_scale": input_scale}
+        return {"weight_q": q, "weight_scale": scale, **smoothing}
 
     def extra_repr(self) -> str:
         """Adds what is quantised and how to nn.Linear's line."""
         how = "dynamic" if self.x_scale == 0 else f"static({self.x_scale:.6g}, {self.x_zero_point})"
+        how += ", smoothed" if self.smoothed else ""
         fused = "" if self.activation == "none" else f", activation={self.activation}"
         return f"{super().extra_repr()}, weights=int8, activations={how}{fused}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tersor.nn.packed_layer import DTYPES
 from tersor.ops import ACTIVATIONS
@@ -29,15 +30,28 @@ def check_settings(k: Any, n: Any, activation: Any, x_scale: Any, x_zero_point: 
         raise ValueError(f"x_zero_point: expected an integer in [0, 255], got {x_zero_point!r}")
 
 
+def checked_input_scale(input_scale: Tensor, k: int) -> Tensor:
+    """`input_scale` without its graph; raises ValueError unless it is float32 [k] on the CPU, finite and positive."""
+    if input_scale.dtype != torch.float32 or tuple(input_scale.shape) != (k,) or input_scale.device.type != "cpu":
+        got = f"{input_scale.dtype} {list(input_scale.shape)} on {input_scale.device}"
+        raise ValueError(f"input_scale: expected torch.float32 [{k}] on cpu, got {got}")
+    if not bool((torch.isfinite(input_scale) & (input_scale > 0)).all()):
+        raise ValueError("input_scale: expected values that are finite and greater than 0")
+    return input_scale.detach()
+
+
 def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of `config`; raises ValueError when a key is missing, unexpected or holds a value that is not valid."""
-    names = ("in_features", "out_features", "bias", "dtype", "activation", "x_scale", "x_zero_point")
+    numbers = ("in_features", "out_features", "activation", "x_scale", "x_zero_point")
+    switches = ("bias", "smoothed")
+    names = (*numbers, *switches, "dtype")
     if not isinstance(config, Mapping) or set(config) != set(names):
         got = sorted(map(str, config)) if isinstance(config, Mapping) else type(config).__name__
         raise ValueError(f"config: expected exactly {', '.join(names)}, got {got}")
-    check_settings(*(config[name] for name in names if name not in ("bias", "dtype")))
-    if type(config["bias"]) is not bool:
-        raise ValueError(f"bias: expected true or false, got {config['bias']!r}")
+    check_settings(*(config[name] for name in numbers))
+    for name in switches:
+        if type(config[name]) is not bool:
+            raise ValueError(f"{name}: expected true or false, got {config[name]!r}")
     if not isinstance(config["dtype"], str) or config["dtype"] not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {config['dtype']!r}")
     return dict(config)

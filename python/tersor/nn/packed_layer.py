@@ -31,6 +31,7 @@ class PackedLayer(nn.Module):
     """
 
     kind: ClassVar[str] = ""
+    optional: ClassVar[tuple[str, ...]] = ()  # canonical tensors that only some configurations have
     packed: Tensor
     _dtype: torch.dtype
     _tersor_name: str = ""  # the qualified name inside the model, for messages; set by tersor.swap
@@ -181,7 +182,8 @@ class PackedLayer(nn.Module):
         expected = {
             name: spec for name, spec in self.expected_tensors(self.config()).items() if name not in self._parameters
         }
-        given = {n: state_dict[prefix + n] for n in (*expected, "weight") if prefix + n in state_dict}
+        names = {*expected, *self.optional, "weight"}
+        given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
         known = {prefix + name for name in given}
         unexpected_keys[:] = [key for key in unexpected_keys if key not in known]  # the list of the whole model
         absent = [] if "weight" in given else [prefix + name for name in expected if name not in given]
@@ -199,6 +201,8 @@ class PackedLayer(nn.Module):
     def _packed_from(self, given: Mapping[str, Any], expected: Expected) -> Tensor:
         if "weight" in given and len(given) > 1:
             raise ValueError("found a float weight and quantised tensors; keep one of the two")
+        if extra := given.keys() - expected.keys() - {"weight"}:
+            raise ValueError(f"found {', '.join(sorted(extra))}, which a layer of this configuration has no place for")
         for name, tensor in given.items():
             if not isinstance(tensor, Tensor):
                 raise ValueError(f"{name}: expected a tensor, got {type(tensor).__name__}")

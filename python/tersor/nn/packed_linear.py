@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -77,7 +78,8 @@ class PackedLinear(PackedLayer, nn.Linear):
         return float_weight_problem(module)
 
     @classmethod
-    def _convert(cls, module: nn.Module, settings: dict[str, Any]) -> Self:
+    def _convert(cls, module: nn.Module, settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The layer for a float one; `tensors` are those that _pack wants beside the float weight."""
         reason = cls.reason_against(module)
         if reason is not None:
             raise ValueError(reason)
@@ -85,7 +87,7 @@ class PackedLinear(PackedLayer, nn.Linear):
         out_features, in_features = weight.shape
         with torch.inference_mode(False), torch.no_grad():
             layer = cls(in_features, out_features, bias is not None, "cpu", weight.dtype, **settings)
-            layer._take_packed(layer._pack({"weight": module.weight}))  # type: ignore[dict-item]
+            layer._take_packed(layer._pack({"weight": module.weight, **tensors}))  # type: ignore[dict-item]
             if isinstance(bias, Tensor):
                 layer.bias.copy_(bias)
         layer.training = module.training

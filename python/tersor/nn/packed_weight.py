@@ -11,8 +11,12 @@ from tersor._native import core
 from tersor.quantize import block_rows, dequantize_s8, quantize_s8_blocks
 
 
-def pack_blocks(n: int, k: int, blocks: Iterable[tuple[int, Tensor, Tensor]]) -> Tensor:
+def pack_blocks(
+    n: int, k: int, blocks: Iterable[tuple[int, Tensor, Tensor]], input_scale: Tensor | None = None
+) -> Tensor:
     """Packs an [n, k] weight that arrives in blocks (first row, q int8 [rows, k], scale float32 [rows]).
+
+    The op multiplies its input by input_scale float32 [k] where one is given (smoothing).
 
     Raises:
         ValueError: n or k is not in [1, 2^31).
@@ -23,23 +27,26 @@ def pack_blocks(n: int, k: int, blocks: Iterable[tuple[int, Tensor, Tensor]]) ->
         packed = torch.empty(native.packed_bytes_s8(n, k), dtype=torch.uint8, device="cpu")
     address, size = packed.data_ptr(), packed.numel()
     native.pack_begin_s8(n, k, address, size)
+    if input_scale is not None:
+        input_scale = input_scale.contiguous()
+        native.set_input_scale_s8(input_scale.data_ptr(), address, size)
     for begin, q, scale in blocks:
         q, scale = q.contiguous(), scale.contiguous()
         native.pack_rows_s8(begin, q.shape[0], q.data_ptr(), scale.data_ptr(), address, size)
     return packed
 
 
-def pack_float(weight: Tensor) -> Tensor:
+def pack_float(weight: Tensor, input_scale: Tensor | None = None) -> Tensor:
     """Quantises and packs a float weight [n, k]; besides the result only a block of rows is held."""
-    return pack_blocks(weight.shape[0], weight.shape[1], quantize_s8_blocks(weight))
+    return pack_blocks(*weight.shape, quantize_s8_blocks(weight, input_scale), input_scale)
 
 
-def pack_canonical(q: Tensor, scale: Tensor) -> Tensor:
-    """Packs q int8 [n, k] with scale float32 [n]."""
+def pack_canonical(q: Tensor, scale: Tensor, input_scale: Tensor | None = None) -> Tensor:
+    """Packs q int8 [n, k] with scale float32 [n] and, where there is one, input_scale float32 [k]."""
     n, k = q.shape
     rows = block_rows(k)
     blocks = ((i, q[i : i + rows], scale[i : i + rows]) for i in range(0, n, rows))
-    return pack_blocks(n, k, blocks)
+    return pack_blocks(n, k, blocks, input_scale)
 
 
 def unpacked_blocks(packed: Tensor, n: int, k: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -62,12 +69,19 @@ def unpack(packed: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
     return q, scale
 
 
+def input_scale_of(packed: Tensor) -> Tensor | None:
+    """The input_scale float32 [k] that a weight was packed with, or None."""
+    values = core().input_scale_s8(packed.numpy())
+    return None if values is None else torch.from_numpy(values)
+
+
 @torch.library.custom_op("tersor::dequantize_s8", mutates_args=())
 def dequantize(packed: Tensor, out_features: int, in_features: int, dtype: torch.dtype) -> Tensor:
-    """The weight that the packed bytes stand for: q * scale, `dtype` [out_features, in_features]."""
+    """The weight that the packed bytes stand for: q * scale (* input_scale), `dtype` [out_features, in_features]."""
     weight = torch.empty((out_features, in_features), dtype=dtype, device="cpu")
+    input_scale = input_scale_of(packed)
     for begin, q, scale in unpacked_blocks(packed, out_features, in_features):
-        weight[begin : begin + q.shape[0]] = dequantize_s8(q, scale)
+        weight[begin : begin + q.shape[0]] = dequantize_s8(q, scale, input_scale)
     return weight
 
 

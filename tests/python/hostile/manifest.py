@@ -182,9 +182,13 @@ _layer("name_number", "invalid layer name", {"name": 1}, header_only=True)
 _layer("name_escape", "invalid layer name", {"name": "a\x1b[2J"}, header_only=True)
 _layer("name_other", "does not list", {"name": "fourth"}, header_only=True)
 _layer("aliases_text", "not a list", {"aliases": "second"}, header_only=True)
-_layer("conv1d_is_a_linear_too", r"weight_q' is I8 \(7, 6\), expected I8 \(7, 8\)",
-       {"kind": "int8_conv1d", "config": {"in_features": 8, "out_features": 7, "bias": True, "dtype": "float32",
-                                          "activation": "none", "x_scale": 0.0, "x_zero_point": 0}})  # fmt: skip
+
+
+@case(r"weight_q' is I8 \(7, 6\), expected I8 \(7, 8\)", header_only=False)
+def other_kind_other_features(parts: Parts) -> None:
+    layer = parts.layer("first")
+    layer.update(kind="int8_conv1d", config={**layer["config"], "in_features": 8})
+
 
 _config("in_features_mismatch", r"is I8 \(7, 6\), expected I8 \(7, 5\)", in_features=5)
 _config("out_features_mismatch", "expected", out_features=8)
@@ -211,6 +215,9 @@ _config("x_scale_double", "invalid configuration: x_scale", x_scale=1e300)
 _config("x_zero_point_negative", "invalid configuration: x_zero_point", x_zero_point=-1)
 _config("x_zero_point_large", "invalid configuration: x_zero_point", x_zero_point=256)
 _config("x_zero_point_float", "invalid configuration: x_zero_point", x_zero_point=1.5)
+_config("smoothed_number", "invalid configuration: smoothed", smoothed=1)
+_config("smoothed_null", "invalid configuration: smoothed", smoothed=None)
+_config("smoothed_without_values", r"'first' has the tensors .*expected .*'input_scale'", smoothed=True)
 _config("extra_key", "invalid configuration", hook="os.system")
 _config("long_key", "invalid configuration", **{"x" * 99_999: 1})
 
@@ -223,6 +230,31 @@ def weight_of_other_dtype(parts: Parts) -> None:
 @case("expected I8", header_only=False)
 def weight_unsigned(parts: Parts) -> None:
     parts.header["first.weight_q"]["dtype"] = "U8"
+
+
+@case("invalid configuration", header_only=False)
+def config_without_smoothed(parts: Parts) -> None:
+    del parts.layer("first")["config"]["smoothed"]
+
+
+@case(r"'second' has the tensors \['input_scale', ", header_only=False)
+def values_without_smoothed(parts: Parts) -> None:
+    parts.layer("second")["config"]["smoothed"] = False
+
+
+@case(r"'second' has the tensors \['weight_q', ", header_only=False)
+def input_scale_removed(parts: Parts) -> None:
+    parts.remove("second.input_scale")
+
+
+@case(r"second.input_scale' is F32 \(7, 1\), expected F32 \(7,\)", header_only=False)
+def input_scale_of_two_dimensions(parts: Parts) -> None:
+    parts.header["second.input_scale"]["shape"] = [7, 1]
+
+
+@case("expected F32", header_only=False)
+def input_scale_of_integers(parts: Parts) -> None:
+    parts.header["second.input_scale"]["dtype"] = "I32"
 
 
 @case("expected F32", header_only=False)
@@ -260,11 +292,11 @@ for _name, _value in [
     ("minus_zero", -0.0),
     ("negative", -1.0),
 ]:
-    for _layer_name in ("first", "second"):
+    for _tensor in ("first.weight_scale", "second.weight_scale", "second.input_scale"):
         case.change(
-            f"scale_{_name}_{_layer_name}",
-            f"the scales '{_layer_name}.weight_scale' are not all finite and positive",
-            lambda parts, n=_layer_name, v=_value: struct.pack_into("<f", parts.values(f"{n}.weight_scale"), 8, v),
+            f"scale_{_name}_{_tensor}",
+            f"the scales '{_tensor}' are not all finite and positive",
+            lambda parts, n=_tensor, v=_value: struct.pack_into("<f", parts.values(n), 8, v),
             header_only=False,
         )
 
