@@ -38,7 +38,8 @@ def pack_blocks(
 
 def pack_float(weight: Tensor, input_scale: Tensor | None = None) -> Tensor:
     """Quantises and packs a float weight [n, k]; besides the result only a block of rows is held."""
-    return pack_blocks(*weight.shape, quantize_s8_blocks(weight, input_scale), input_scale)
+    n, k = weight.shape
+    return pack_blocks(n, k, quantize_s8_blocks(weight, input_scale), input_scale)
 
 
 def pack_canonical(q: Tensor, scale: Tensor, input_scale: Tensor | None = None) -> Tensor:
