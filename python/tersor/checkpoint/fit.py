@@ -108,8 +108,8 @@ def _check_layers(found: Fit, places: Mapping[str, LayerEntry], entries: Mapping
             raise CheckpointError(f"{where} is a {type(module).__name__} in the model, without a weight to replace")
         for key, value in layer.config.items():
             own = getattr(module, key, value)
-            if isinstance(value, bool) and not isinstance(own, bool):
-                own = own is not None  # as for a bias
+            if isinstance(value, bool):
+                own = module._parameters[key] is not None if key in module._parameters else value  # as for a bias
             if isinstance(value, int) and own != value:
                 raise CheckpointError(f"{where} has {key} {show(value)} in the file and {show(own)} in the model")
         stored = entries.get(layer.tensor_name("weight_q"))
