@@ -26,15 +26,14 @@ static_assert(sizeof kActivationNames / sizeof *kActivationNames == tersor::kAct
 
 constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 
-std::string ShapeText(const py::array& array) {
-  std::string text = "[";
-  for (py::ssize_t i = 0; i < array.ndim(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(array.shape(i));
-  return text + "]";
-}
+using Shape = std::vector<py::ssize_t>;
 
-[[noreturn]] void FailArray(const char* name, const py::dtype& expected, const py::handle& got) {
-  throw Error(std::string(name) + ": expected a numpy array of " + py::cast<std::string>(py::str(expected)) + ", got " +
-              py::cast<std::string>(py::str(got)));
+Shape ShapeOf(const py::array& array) { return {array.shape(), array.shape() + array.ndim()}; }
+
+std::string Text(const Shape& shape) {
+  std::string text;
+  for (const py::ssize_t extent : shape) text += (text.empty() ? "[" : ", ") + std::to_string(extent);
+  return text.empty() ? "[]" : text + "]";
 }
 
 // Any strides are welcome (a strided array is copied), another dtype is not: a conversion would change the numbers.
@@ -43,32 +42,41 @@ py::array_t<T, py::array::c_style> ArrayOf(const py::object& object, const char*
   if (py::array_t<T, py::array::c_style | kAligned>::check_(object))
     return py::reinterpret_borrow<py::array_t<T, py::array::c_style>>(object);
   const py::dtype expected = py::dtype::of<T>();
-  if (!py::isinstance<py::array>(object)) FailArray(name, expected, py::type::of(object).attr("__name__"));
-  const py::dtype got = py::reinterpret_borrow<py::array>(object).dtype();
-  if (!got.equal(expected)) FailArray(name, expected, got);
+  const bool is_array = py::isinstance<py::array>(object);
+  const py::object got = is_array ? object.attr("dtype") : py::type::of(object).attr("__name__");
+  if (!is_array || !got.equal(expected))
+    throw Error(std::string(name) + ": expected a numpy array of " + std::string(py::str(expected)) + ", got " +
+                std::string(py::str(got)));
   return py::array_t<T, py::array::c_style | kAligned>::ensure(object);
 }
 
 template <typename T>
 py::array_t<T, py::array::c_style> Matrix(const py::object& object, const char* name) {
   py::array_t<T, py::array::c_style> array = ArrayOf<T>(object, name);
-  if (array.ndim() != 2) throw Error(std::string(name) + ": expected 2 dimensions, got shape " + ShapeText(array));
+  if (array.ndim() != 2) throw Error(std::string(name) + ": expected 2 dimensions, got shape " + Text(ShapeOf(array)));
   return array;
 }
 
-void CheckShape(const py::array& array, const char* name, const std::vector<int64_t>& expected) {
-  bool same = array.ndim() == static_cast<py::ssize_t>(expected.size());
-  std::string text;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    same = same && array.shape(static_cast<py::ssize_t>(i)) == expected[i];
-    text += (i == 0 ? "" : ", ") + std::to_string(expected[i]);
-  }
-  if (!same) throw Error(std::string(name) + ": expected shape [" + text + "], got " + ShapeText(array));
+void CheckShape(const py::array& array, const char* name, const Shape& expected) {
+  if (ShapeOf(array) != expected)
+    throw Error(std::string(name) + ": expected shape " + Text(expected) + ", got " + Text(ShapeOf(array)));
 }
+
+// An argument that may be None, which is a null pointer.
+struct OptionalFloats {
+  OptionalFloats(const py::object& object, const char* name, const Shape& expected) {
+    if (object.is_none()) return;
+    array = ArrayOf<float>(object, name);
+    CheckShape(array, name, expected);
+    data = array.data();
+  }
+  py::array_t<float, py::array::c_style> array;
+  const float* data = nullptr;
+};
 
 struct Packed {
   explicit Packed(const py::object& object) : array(ArrayOf<uint8_t>(object, "packed")) {
-    if (array.ndim() != 1) throw Error("packed: expected 1 dimension, got shape " + ShapeText(array));
+    if (array.ndim() != 1) throw Error("packed: expected 1 dimension, got shape " + Text(ShapeOf(array)));
     shape = tersor::ShapeOfPackedS8(data(), size());
   }
   const void* data() const { return array.data(); }
@@ -104,30 +112,24 @@ py::array_t<uint8_t> CacheLineBytes(size_t bytes) {
   return py::array_t<uint8_t>(static_cast<py::ssize_t>(bytes), static_cast<uint8_t*>(memory), owner);
 }
 
-py::array_t<uint8_t> PackS8(const py::object& w_object, const py::object& scale_object,
-                            const py::object& input_scale_object) {
-  const auto w = Matrix<int8_t>(w_object, "w");
-  const auto scale = ArrayOf<float>(scale_object, "scale");
+py::array_t<uint8_t> PackS8(const py::object& w_in, const py::object& scale_in, const py::object& input_scale_in) {
+  const auto w = Matrix<int8_t>(w_in, "w");
+  const auto scale = ArrayOf<float>(scale_in, "scale");
   const int64_t n = w.shape(0), k = w.shape(1);
   CheckShape(scale, "scale", {n});
-  py::array_t<float> input_scale;
-  if (!input_scale_object.is_none()) {
-    input_scale = ArrayOf<float>(input_scale_object, "input_scale");
-    CheckShape(input_scale, "input_scale", {k});
-  }
-  const float* input_scale_data = input_scale_object.is_none() ? nullptr : input_scale.data();
+  const OptionalFloats input_scale(input_scale_in, "input_scale", {k});
   py::array_t<uint8_t> packed = CacheLineBytes(tersor::PackedBytesS8(n, k));
   void* block = packed.mutable_data();
   const size_t bytes = static_cast<size_t>(packed.size());
   const py::gil_scoped_release release;
   tersor::PackBeginS8(n, k, block, bytes);
-  tersor::SetInputScaleS8(input_scale_data, block, bytes);
+  tersor::SetInputScaleS8(input_scale.data, block, bytes);
   tersor::PackRowsS8(0, n, w.data(), scale.data(), block, bytes);
   return packed;
 }
 
-py::tuple UnpackS8(const py::object& packed_object) {
-  const Packed packed(packed_object);
+py::tuple UnpackS8(const py::object& packed_in) {
+  const Packed packed(packed_in);
   py::array_t<int8_t> w({packed.shape.n, packed.shape.k});
   py::array_t<float> scale(packed.shape.n);
   int8_t* w_data = w.mutable_data();
@@ -139,27 +141,22 @@ py::tuple UnpackS8(const py::object& packed_object) {
   return py::make_tuple(w, scale);
 }
 
-py::object InputScaleS8(const py::object& packed_object) {
-  const Packed packed(packed_object);
+py::object InputScaleS8(const py::object& packed_in) {
+  const Packed packed(packed_in);
   const float* values = tersor::InputScaleS8(packed.data(), packed.size());
-  if (values == nullptr) return py::none();
-  return py::array_t<float>(packed.shape.k, values);
+  return values == nullptr ? py::object(py::none()) : py::array_t<float>(packed.shape.k, values);
 }
 
-py::dict InspectS8(const py::object& packed_object) {
-  const Packed packed(packed_object);
+py::dict InspectS8(const py::object& packed_in) {
+  const Packed packed(packed_in);
   const tersor::PackedInfoS8 info = tersor::InspectPackedS8(packed.data(), packed.size());
-  py::dict result;
-  result["n"] = info.n;
-  result["k"] = info.k;
-  result["kernel"] = info.kernel;
-  result["runnable"] = info.runnable;
-  return result;
+  return py::dict(py::arg("n") = info.n, py::arg("k") = info.k, py::arg("kernel") = info.kernel,
+                  py::arg("runnable") = info.runnable);
 }
 
-py::array_t<int32_t> GemmS8(const py::object& a_object, const py::object& packed_object) {
-  const auto a = Matrix<uint8_t>(a_object, "a");
-  const Packed packed(packed_object);
+py::array_t<int32_t> GemmS8(const py::object& a_in, const py::object& packed_in) {
+  const auto a = Matrix<uint8_t>(a_in, "a");
+  const Packed packed(packed_in);
   const int64_t m = a.shape(0), n = packed.shape.n, k = packed.shape.k;
   CheckShape(a, "a", {m, k});
   py::array_t<int32_t> c({m, n});
@@ -169,8 +166,8 @@ py::array_t<int32_t> GemmS8(const py::object& a_object, const py::object& packed
   return c;
 }
 
-py::tuple QuantizeRows(const py::object& x_object) {
-  const auto x = Matrix<float>(x_object, "x");
+py::tuple QuantizeRows(const py::object& x_in) {
+  const auto x = Matrix<float>(x_in, "x");
   const int64_t m = x.shape(0), k = x.shape(1);
   py::array_t<uint8_t> q({m, k});
   py::array_t<float> scale(m);
@@ -185,33 +182,25 @@ py::tuple QuantizeRows(const py::object& x_object) {
   return py::make_tuple(q, scale, zero_point, row_sum);
 }
 
-py::array_t<float> LinearS8(const py::object& x_object, const py::object& packed_object, const py::object& bias_object,
-                            const py::object& residual_object, const std::string& activation, float x_scale,
+py::array_t<float> LinearS8(const py::object& x_in, const py::object& packed_in, const py::object& bias_in,
+                            const py::object& residual_in, const std::string& activation, float x_scale,
                             int32_t x_zero_point) {
-  const auto x = Matrix<float>(x_object, "x");
-  const Packed packed(packed_object);
+  const auto x = Matrix<float>(x_in, "x");
+  const Packed packed(packed_in);
   const int64_t m = x.shape(0), n = packed.shape.n, k = packed.shape.k;
   CheckShape(x, "x", {m, k});
-  py::array_t<float, py::array::c_style> bias, residual;
-  tersor::LinearS8Args args{};
-  if (!bias_object.is_none()) {
-    bias = ArrayOf<float>(bias_object, "bias");
-    CheckShape(bias, "bias", {n});
-    args.bias = bias.data();
-  }
-  if (!residual_object.is_none()) {
-    residual = ArrayOf<float>(residual_object, "residual");
-    CheckShape(residual, "residual", {m, n});
-    args.residual = residual.data();
-    args.ldr = n;
-  }
+  const OptionalFloats bias(bias_in, "bias", {n}), residual(residual_in, "residual", {m, n});
   py::array_t<float> y({m, n});
+  tersor::LinearS8Args args{};
   args.m = m;
   args.x = x.data();
   args.ldx = k;
   args.dtype = tersor::DType::kF32;
   args.packed = packed.data();
   args.packed_bytes = packed.size();
+  args.bias = bias.data;
+  args.residual = residual.data;
+  args.ldr = n;
   args.activation = ActivationOf(activation);
   args.x_scale = x_scale;
   args.x_zero_point = x_zero_point;
@@ -222,10 +211,10 @@ py::array_t<float> LinearS8(const py::object& x_object, const py::object& packed
   return y;
 }
 
-py::array_t<float> Activate(const std::string& name, const py::object& x_object) {
+py::array_t<float> Activate(const std::string& name, const py::object& x_in) {
   const tersor::Activation activation = ActivationOf(name);
-  const auto x = ArrayOf<float>(x_object, "x");
-  py::array_t<float> y(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+  const auto x = ArrayOf<float>(x_in, "x");
+  py::array_t<float> y(ShapeOf(x));
   float* y_data = y.mutable_data();
   const py::gil_scoped_release release;
   std::copy_n(x.data(), x.size(), y_data);
@@ -236,29 +225,21 @@ py::array_t<float> Activate(const std::string& name, const py::object& x_object)
 // --- Raw addresses: a layer packs torch memory in blocks of rows, without a second copy of its weight.
 
 void PackBeginS8(int64_t n, int64_t k, uintptr_t packed, size_t bytes) {
-  void* block = Address<void>(packed, "packed");
-  const py::gil_scoped_release release;
-  tersor::PackBeginS8(n, k, block, bytes);
+  tersor::PackBeginS8(n, k, Address<void>(packed, "packed"), bytes);
 }
 
 void SetInputScaleS8(uintptr_t input_scale, uintptr_t packed, size_t bytes) {
-  tersor::SetInputScaleS8(reinterpret_cast<const float*>(input_scale), Address<void>(packed, "packed"), bytes);
+  tersor::SetInputScaleS8(Address<const float>(input_scale, "input_scale"), Address<void>(packed, "packed"), bytes);
 }
 
 void PackRowsS8(int64_t row_begin, int64_t rows, uintptr_t w, uintptr_t scale, uintptr_t packed, size_t bytes) {
-  const int8_t* w_data = Address<const int8_t>(w, "w");
-  const float* scale_data = Address<const float>(scale, "scale");
-  void* block = Address<void>(packed, "packed");
-  const py::gil_scoped_release release;
-  tersor::PackRowsS8(row_begin, rows, w_data, scale_data, block, bytes);
+  tersor::PackRowsS8(row_begin, rows, Address<const int8_t>(w, "w"), Address<const float>(scale, "scale"),
+                     Address<void>(packed, "packed"), bytes);
 }
 
 void UnpackRowsS8(int64_t row_begin, int64_t rows, uintptr_t packed, size_t bytes, uintptr_t w, uintptr_t scale) {
-  const void* block = Address<const void>(packed, "packed");
-  int8_t* w_data = Address<int8_t>(w, "w");
-  float* scale_data = Address<float>(scale, "scale");
-  const py::gil_scoped_release release;
-  tersor::UnpackRowsS8(row_begin, rows, block, bytes, w_data, scale_data);
+  tersor::UnpackRowsS8(row_begin, rows, Address<const void>(packed, "packed"), bytes, Address<int8_t>(w, "w"),
+                       Address<float>(scale, "scale"));
 }
 
 py::dict Activations() {
@@ -297,7 +278,6 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
 
   m.def("packed_bytes_s8", tersor::PackedBytesS8, py::arg("n"), py::arg("k"));
   m.def("pack_s8", PackS8, py::arg("w"), py::arg("scale"), py::arg("input_scale") = py::none());
-  m.def("run_int8_peak", tersor::RunInt8Peak, py::arg("iterations"), py::call_guard<py::gil_scoped_release>());
   m.def("input_scale_s8", InputScaleS8, py::arg("packed"));
   m.def("unpack_s8", UnpackS8, py::arg("packed"));
   m.def("inspect_s8", InspectS8, py::arg("packed"));
@@ -308,10 +288,12 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         py::arg("x_zero_point") = 0);
   m.def("activate", Activate, py::arg("name"), py::arg("x"));
 
-  m.def("pack_begin_s8", PackBeginS8, py::arg("n"), py::arg("k"), py::arg("packed"), py::arg("bytes"));
-  m.def("set_input_scale_s8", SetInputScaleS8, py::arg("input_scale"), py::arg("packed"), py::arg("bytes"));
+  using Unlocked = py::call_guard<py::gil_scoped_release>;
+  m.def("run_int8_peak", tersor::RunInt8Peak, py::arg("iterations"), Unlocked());
+  m.def("pack_begin_s8", PackBeginS8, py::arg("n"), py::arg("k"), py::arg("packed"), py::arg("bytes"), Unlocked());
+  m.def("set_input_scale_s8", SetInputScaleS8, py::arg("input_scale"), py::arg("packed"), py::arg("bytes"), Unlocked());
   m.def("pack_rows_s8", PackRowsS8, py::arg("row_begin"), py::arg("rows"), py::arg("w"), py::arg("scale"),
-        py::arg("packed"), py::arg("bytes"));
+        py::arg("packed"), py::arg("bytes"), Unlocked());
   m.def("unpack_rows_s8", UnpackRowsS8, py::arg("row_begin"), py::arg("rows"), py::arg("packed"), py::arg("bytes"),
-        py::arg("w"), py::arg("scale"));
+        py::arg("w"), py::arg("scale"), Unlocked());
 }
