@@ -39,8 +39,9 @@ const PackedHeaderS8& CheckedHeader(const void* packed, size_t packed_bytes) {
     throw Error("packed int8 weight: these bytes are not one (or of another version of tersor); pack the weight again");
   if (header.bytes != packed_bytes || header.kernel_id[sizeof header.kernel_id - 1] != '\0' || header.n <= 0 ||
       header.n >= kMaxExtent || header.k <= 0 || header.k >= kMaxExtent || header.smoothed > 1)
-    throw Error("packed int8 weight: header says " + std::to_string(header.bytes) + " bytes, got " +
-                std::to_string(packed_bytes));
+    throw Error("packed int8 weight: header says " + std::to_string(header.bytes) +
+                " bytes, n=" + std::to_string(header.n) + ", k=" + std::to_string(header.k) +
+                ", smoothed=" + std::to_string(header.smoothed) + ", got " + std::to_string(packed_bytes) + " bytes");
   return header;
 }
 
@@ -138,17 +139,17 @@ void PackBeginS8(int64_t n, int64_t k, void* packed, size_t packed_bytes) {
 
 void SetInputScaleS8(const float* input_scale, void* packed, size_t packed_bytes) {
   const PackedViewS8 view = ViewPackedS8(packed, packed_bytes);
-  PackedHeaderS8& header = *static_cast<PackedHeaderS8*>(packed);
-  header.smoothed = 0;
-  if (input_scale == nullptr) return;
-  for (int64_t i = 0; i < view.k; ++i) {
+  for (int64_t i = 0; input_scale != nullptr && i < view.k; ++i) {
     if (!(input_scale[i] > 0.0f) || !std::isfinite(input_scale[i]))
       throw Error("packed int8 weight: input scale of column " + std::to_string(i) + " is " +
                   std::to_string(input_scale[i]) + "; input scales are finite and greater than 0");
   }
-  std::memcpy(static_cast<char*>(packed) + view.layout.input_scale_at, input_scale,
-              static_cast<size_t>(view.k) * sizeof(float));
-  header.smoothed = 1;
+  float* values = reinterpret_cast<float*>(static_cast<char*>(packed) + view.layout.input_scale_at);
+  if (input_scale == nullptr)
+    std::fill_n(values, view.k, 0.0f);  // equal weights have equal bytes
+  else
+    std::copy_n(input_scale, view.k, values);
+  static_cast<PackedHeaderS8*>(packed)->smoothed = input_scale != nullptr;
 }
 
 const float* InputScaleS8(const void* packed, size_t packed_bytes) {

@@ -21,7 +21,7 @@ struct LinearCase {
   bool with_bias = true, with_residual = false;
   float x_scale = 0.0f;
   int32_t x_zero_point = 0;
-  std::vector<float> x, bias, residual, scale;
+  std::vector<float> x, bias, residual, scale, input_scale;  // input_scale [k], or empty: not smoothed
   std::vector<int8_t> w;
 
   LinearCase(int64_t rows, int64_t columns, int64_t depth, uint64_t seed) : m(rows), n(columns), k(depth) {
@@ -38,6 +38,11 @@ struct LinearCase {
   float Round(float v) const {
     if (dtype == DType::kF32 || std::isnan(v)) return v;
     return HalfToFloat(dtype, FloatToHalf(dtype, v));
+  }
+  void Smooth(uint64_t seed) {
+    Random random(seed);
+    input_scale.clear();
+    for (int64_t p = 0; p < k; ++p) input_scale.push_back(random.Uniform(0.01f, 1.0f));
   }
   void Narrow(DType to) {
     dtype = to;
@@ -63,11 +68,11 @@ struct LinearCase {
     std::vector<float> y(static_cast<size_t>(m * n));
     std::vector<uint8_t> q(static_cast<size_t>(k));
     for (int64_t i = 0; i < m; ++i) {
-      const reference::RowQuantization row = ChooseRowOf(&x[static_cast<size_t>(i * k)]);
-      for (int64_t p = 0; p < k; ++p)
-        q[static_cast<size_t>(p)] = std::isnan(row.scale) ? uint8_t{0}
-                                                          : reference::QuantizeOne(x[static_cast<size_t>(i * k + p)],
-                                                                                   row.inv_scale, row.zero_point);
+      std::vector<float> values(x.begin() + i * k, x.begin() + (i + 1) * k);
+      for (size_t p = 0; p < input_scale.size(); ++p) values[p] *= input_scale[p];
+      const reference::RowQuantization row = ChooseRowOf(values.data());
+      for (size_t p = 0; p < values.size(); ++p)
+        q[p] = std::isnan(row.scale) ? uint8_t{0} : reference::QuantizeOne(values[p], row.inv_scale, row.zero_point);
       for (int64_t j = 0; j < n; ++j) y[static_cast<size_t>(i * n + j)] = Element(i, j, q, row);
     }
     RunnableKernelSets().front()->activation->apply(activation, m * n, y.data());

@@ -12,6 +12,7 @@ namespace tersor::testing {
 inline std::vector<char> Pack(const LinearCase& c) {
   std::vector<char> packed(PackedBytesS8(c.n, c.k));
   PackBeginS8(c.n, c.k, packed.data(), packed.size());
+  if (!c.input_scale.empty()) SetInputScaleS8(c.input_scale.data(), packed.data(), packed.size());
   PackRowsS8(0, c.n, c.w.data(), c.scale.data(), packed.data(), packed.size());
   return packed;
 }

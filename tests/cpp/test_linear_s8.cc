@@ -70,6 +70,48 @@ TEST(StaticRange) {
   });
 }
 
+// 16-bit inputs are widened first: the products are float32, not rounded to the type of x.
+TEST(SmoothedByTheDefinition) {
+  UnderEachIsa([] {
+    const GemmS8Kernel& gemm = *tersor::Selected().gemm_s8;
+    uint64_t seed = 40;
+    for (DType dtype : kDTypes)
+      for (int64_t m : {int64_t{1}, int64_t{gemm.row_limit} + 1, int64_t{2} * gemm.mr + 1})
+        for (int64_t k : {1, 7, 33, 130})
+          for (float x_scale : {0.0f, 0.004f}) {
+            LinearCase c(m, gemm.nr + 3, k, ++seed);
+            c.Narrow(dtype);
+            c.Smooth(seed);
+            c.x_scale = x_scale;
+            c.x_zero_point = 100;
+            c.with_residual = seed % 2 == 0;
+            CheckSerial(c);
+          }
+    LinearCase deep(2, 3, tersor::kMaxDepthS8 + 5, 41);
+    deep.Smooth(41);
+    if (!Quick()) CheckSerial(deep);
+  });
+}
+
+TEST(SmoothingEqualsMultiplyingTheInputFirst) {
+  UnderEachIsa([] {
+    LinearCase c(9, 40, 77, 42);
+    c.Smooth(42);
+    LinearCase multiplied = c;
+    multiplied.input_scale.clear();
+    for (size_t i = 0; i < c.x.size(); ++i) multiplied.x[i] *= c.input_scale[i % 77];
+    CheckLinear(c, Pack(c), SerialExecutor(), multiplied.Expected());
+    std::vector<char> packed = Pack(c);
+    tersor::SetInputScaleS8(nullptr, packed.data(), packed.size());
+    CheckLinear(multiplied, packed, SerialExecutor(), multiplied.Expected());
+    // A product that overflows is an infinity like any other: its row is NaN.
+    c.input_scale[5] = 3e38f;
+    c.x[3 * 77 + 5] = 2.0f;
+    CHECK(std::isnan(c.Expected()[3 * 40]));
+    CheckSerial(c);
+  });
+}
+
 TEST(RowsWithNanOrInfinityAreNan) {
   UnderEachIsa([] {
     for (DType dtype : kDTypes)

@@ -158,6 +158,49 @@ TEST(RowsAndValuesAreChecked) {
   }
 }
 
+TEST(InputScaleIsCarriedAlong) {
+  UnderEachIsa([] {
+    for (int64_t k : {1, 15, 16, 17, 100}) {
+      const Weight weight(70, k, 9);
+      std::vector<char> packed = weight.Pack(64);
+      const std::vector<char> plain = packed;
+      CHECK(tersor::InputScaleS8(packed.data(), packed.size()) == nullptr);
+      std::vector<float> input_scale;
+      for (int64_t i = 0; i < k; ++i) input_scale.push_back(1.0f / static_cast<float>(i + 1));
+      tersor::SetInputScaleS8(input_scale.data(), packed.data(), packed.size());
+      const float* found = tersor::InputScaleS8(packed.data(), packed.size());
+      CHECK(found != nullptr && std::equal(input_scale.begin(), input_scale.end(), found));
+      std::vector<int8_t> w(weight.w.size());
+      std::vector<float> scale(weight.scale.size());
+      tersor::UnpackRowsS8(0, 70, packed.data(), packed.size(), w.data(), scale.data());
+      CHECK(w == weight.w && scale == weight.scale);
+      // Rows that come after it, as a layer packs them, give the same block.
+      std::vector<char> other(packed.size());
+      tersor::PackBeginS8(70, k, other.data(), other.size());
+      tersor::SetInputScaleS8(input_scale.data(), other.data(), other.size());
+      tersor::PackRowsS8(0, 70, weight.w.data(), weight.scale.data(), other.data(), other.size());
+      CHECK(other == packed);
+      tersor::SetInputScaleS8(nullptr, packed.data(), packed.size());
+      CHECK(tersor::InputScaleS8(packed.data(), packed.size()) == nullptr);
+      CHECK(packed == plain);
+    }
+  });
+}
+
+TEST(InputScaleIsChecked) {
+  std::vector<char> packed = Weight(9, 10, 7).Pack(64);
+  std::vector<float> input_scale(10, 0.5f);
+  for (float bad : {0.0f, -0.0f, -1.0f, std::nanf(""), std::numeric_limits<float>::infinity()}) {
+    input_scale[7] = bad;
+    CHECK(Holds(ErrorOf([&] { tersor::SetInputScaleS8(input_scale.data(), packed.data(), packed.size()); }),
+                "input scale of column 7"));
+  }
+  CHECK(!ErrorOf([&] { tersor::SetInputScaleS8(input_scale.data(), packed.data(), packed.size() - 1); }).empty());
+  CHECK(!ErrorOf([&] { tersor::InputScaleS8(packed.data(), packed.size() - 1); }).empty());
+  HeaderOf(packed).smoothed = 2;
+  CHECK(Holds(ViewError(packed), "smoothed"));
+}
+
 TEST(DamagedBlocksAreRefused) {
   const std::vector<char> good = Weight(9, 10, 7).Pack(64);
   CHECK(ViewError(good).empty());
