@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV   ?= .venv
 # The release that the project is tested with; any torch from 2.10 on works. Set TORCH= to keep what the environment has.
 TORCH  ?= torch==2.13.0
-BUILD  ?= build/cpp
 JOBS   ?= $(shell nproc)
 
 PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet
@@ -55,9 +54,7 @@ $(VENV)/dev: $(VENV)/torch $(VENV)/demo pyproject.toml
 test: test-cpp test-python
 
 test-cpp: $(VENV)/dev
-	$(BIN)/cmake --fresh -S . -B $(BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DTERSOR_BUILD_PYTHON=OFF -DTERSOR_BUILD_TESTS=ON
-	$(BIN)/cmake --build $(BUILD) -j $(JOBS)
-	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure
+	PATH="$(abspath $(BIN)):$$PATH" && cmake --preset tests > /dev/null && cmake --build --preset tests -j $(JOBS) && ctest --preset tests
 
 test-python: $(VENV)/installed $(VENV)/dev
 	$(BIN)/python -m pytest tests/python
