@@ -37,7 +37,7 @@ TERSOR_API PackedShapeS8 ShapeOfPackedS8(const void* packed, size_t packed_bytes
 
 struct PackedInfoS8 {
   int64_t n, k;
-  std::string kernel;  // kernel id, such as gemm_s8_12x32_avx512vnni
+  std::string kernel;  // kernel id, such as gemm_s8_14x32_avx512vnni
   bool runnable;       // this CPU can run that kernel
 };
 // Throws Error when the bytes are not a packed weight of this version or are truncated.
