@@ -38,23 +38,23 @@ struct ActivationKernel {
 
 // One block of C = A W^T: m rows of A (uint8) against n columns that start at a panel.
 struct GemmS8Args {
-  int32_t m, n, k;        // k is not padded; a and the panels are, with zeros, to a multiple of kr
-  const uint8_t* a;       // [m][round_up(k, kr)], row stride lda bytes
+  int32_t m, n, k;   // k is not padded; a and the panels are, with zeros, to a multiple of kr
+  const uint8_t* a;  // [m][round_up(k, kr)], row stride lda bytes
   int64_t lda;
-  const void* panel;      // the first panel; the next one lies panel_bytes(k) further
+  const void* panel;       // the first panel; the next one lies panel_bytes(k) further
   const int32_t* col_sum;  // [round_up(n, nr)] sum over k of W, per column
 
   // Exactly one of the two outputs is set.
-  int32_t* acc;           // [m][n], row stride ld_acc: the exact integers sum(a * w)
+  int32_t* acc;  // [m][n], row stride ld_acc: the exact integers sum(a * w)
   int64_t ld_acc;
 
-  float* c;               // [m][n], row stride ldc
+  float* c;  // [m][n], row stride ldc
   int64_t ldc;
-  const float* row_scale;     // [m]
-  const int32_t* row_zero;    // [m]
-  const float* col_scale;     // [round_up(n, nr)]
-  const float* bias;          // [round_up(n, nr)], never null
-  const float* residual;      // [m][n], row stride ldr, or null; may be c itself
+  const float* row_scale;   // [m]
+  const int32_t* row_zero;  // [m]
+  const float* col_scale;   // [round_up(n, nr)]
+  const float* bias;        // [round_up(n, nr)], never null
+  const float* residual;    // [m][n], row stride ldr, or null; may be c itself
   int64_t ldr;
   // What the op reads next, or null and 0: a kernel may fetch it into the cache while it computes.
   const char* ahead;
@@ -63,8 +63,8 @@ struct GemmS8Args {
 };
 
 struct GemmS8Kernel {
-  const char* id;  // gemm_s8_<mr>x<nr>_<isa>
-  int32_t mr, nr, kr;   // nr divides kPackRowsS8
+  const char* id;      // gemm_s8_<mr>x<nr>_<isa>
+  int32_t mr, nr, kr;  // nr divides kPackRowsS8
   size_t (*panel_bytes)(int32_t k);
   // Rows [0, n) of W, n <= nr, row stride ldw, into one panel, zero padded; and back.
   void (*pack_panel)(int32_t n, int32_t k, const int8_t* w, int64_t ldw, void* panel);

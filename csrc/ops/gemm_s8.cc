@@ -40,8 +40,8 @@ void RunPanel(void* context, int32_t panel) {
 
 }  // namespace
 
-void GemmS8(int64_t m, const uint8_t* a, int64_t lda, const void* packed, size_t packed_bytes, int32_t* c,
-            int64_t ldc, const Executor& executor) {
+void GemmS8(int64_t m, const uint8_t* a, int64_t lda, const void* packed, size_t packed_bytes, int32_t* c, int64_t ldc,
+            const Executor& executor) {
   const PackedViewS8 weight = ViewPackedS8(packed, packed_bytes);
   if (weight.k > kMaxDepthS8)
     throw Error("gemm_s8: k=" + std::to_string(weight.k) + " does not fit exact int32 sums; at most " +

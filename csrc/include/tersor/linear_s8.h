@@ -46,19 +46,19 @@ TERSOR_API PackedInfoS8 InspectPackedS8(const void* packed, size_t packed_bytes)
 // --- The op.
 
 struct LinearS8Args {
-  int64_t m;          // rows of x
-  const void* x;      // [m][k], row stride ldx elements
+  int64_t m;      // rows of x
+  const void* x;  // [m][k], row stride ldx elements
   int64_t ldx;
-  DType dtype;        // of x, residual and y
+  DType dtype;  // of x, residual and y
   const void* packed;
   size_t packed_bytes;
-  const float* bias;      // [n], or null
-  const void* residual;   // [m][n] of `dtype`, row stride ldr, or null; added before the activation
+  const float* bias;     // [n], or null
+  const void* residual;  // [m][n] of `dtype`, row stride ldr, or null; added before the activation
   int64_t ldr;
   Activation activation;
-  float x_scale;          // > 0: static quantisation with x_scale and x_zero_point; 0: dynamic per row
-  int32_t x_zero_point;   // [0, 255]
-  void* y;                // [m][n] of `dtype`, row stride ldy
+  float x_scale;         // > 0: static quantisation with x_scale and x_zero_point; 0: dynamic per row
+  int32_t x_zero_point;  // [0, 255]
+  void* y;               // [m][n] of `dtype`, row stride ldy
   int64_t ldy;
 };
 TERSOR_API void LinearS8(const LinearS8Args& args, const Executor& executor);

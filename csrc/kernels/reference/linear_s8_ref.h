@@ -24,8 +24,8 @@ inline RowQuantization ChooseRow(float lo, float hi) {
 }
 
 inline uint8_t QuantizeOne(float x, float inv_scale, int32_t zero_point) {
-  const float t = std::min(std::max(x * inv_scale, static_cast<float>(-zero_point)),
-                           static_cast<float>(255 - zero_point));
+  const float t =
+      std::min(std::max(x * inv_scale, static_cast<float>(-zero_point)), static_cast<float>(255 - zero_point));
   return static_cast<uint8_t>(static_cast<int32_t>(std::nearbyintf(t)) + zero_point);
 }
 

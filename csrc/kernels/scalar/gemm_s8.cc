@@ -49,7 +49,7 @@ void Rows(const GemmS8Args& g) {
 }  // namespace
 
 const GemmS8Kernel& GemmS8() {
-  static constexpr GemmS8Kernel kernel = {"gemm_s8_4x4_scalar", kMr, kNr, 1, PanelBytes, PackPanel,
+  static constexpr GemmS8Kernel kernel = {"gemm_s8_4x4_scalar", kMr,  kNr, 1,   PanelBytes, PackPanel,
                                           UnpackPanel,          Rows, kMr, Rows};
   return kernel;
 }
