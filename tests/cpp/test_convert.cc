@@ -105,6 +105,22 @@ TEST(EveryLengthAtEveryOffset) {
   });
 }
 
+TEST(ProductOfEveryLength) {
+  ForEachConvert([](const ConvertKernel& kernel, DType) {
+    Fenced left{4096}, right{4096}, out{4096};
+    Random random(3);
+    for (size_t n = 0; n <= 70; ++n) {
+      std::vector<float> a, b;
+      for (size_t i = 0; i < n; ++i) a.push_back(random.Uniform(-9, 9)), b.push_back(random.Uniform(0, 9));
+      float *x = left.Copy(a), *y = right.Copy(b), *z = out.Place<float>(n);
+      kernel.multiply(static_cast<int64_t>(n), x, y, z);
+      kernel.multiply(static_cast<int64_t>(n), x, y, x);
+      for (size_t i = 0; i < n; ++i) CHECK(z[i] == a[i] * b[i] && x[i] == z[i]);
+      CHECK_OR(out.FrontIntact() && left.FrontIntact(), "%s n=%zu wrote in front", kernel.id, n);
+    }
+  });
+}
+
 TEST(FloatIsCopied) {
   ForEachConvert([](const ConvertKernel& kernel, DType) {
     const float x[3] = {1.5f, -0.0f, 3e38f};

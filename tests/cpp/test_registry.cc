@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "core/registry.h"
+#include "ops/packed_s8.h"
 #include "tersor/isa.h"
 #include "tersor/linear_s8.h"
 
@@ -121,7 +122,8 @@ TEST(GemmKernelsKeepTheLawsOfTheContract) {
     CHECK(gemm.mr > 0 && gemm.nr > 0 && gemm.kr > 0 && gemm.row_limit > 0);
     CHECK_OR(tersor::kPackRowsS8 % gemm.nr == 0, "%s: nr=%d", gemm.id, gemm.nr);
     CHECK_OR(tersor::kMaxDepthS8 % gemm.kr == 0, "%s: kr=%d", gemm.id, gemm.kr);  // chunks start unpadded
-    CHECK_OR(std::strlen(gemm.id) < 96, "%s does not fit the packed header", gemm.id);
+    CHECK_OR(std::strlen(gemm.id) < sizeof(tersor::PackedHeaderS8::kernel_id), "%s does not fit the packed header",
+             gemm.id);
   }
 }
 
