@@ -2,7 +2,6 @@
 // do what the clamp of the definition does, because its bounds are integers.
 #include <immintrin.h>
 
-#include <limits>
 
 #include "kernels/kernel_api.h"
 
@@ -51,7 +50,7 @@ void RowRange(int64_t k, const float* x, float* range) {
   const uint32_t hi = static_cast<uint32_t>(_mm512_reduce_max_epi32(e0.positive));
   const uint32_t lo = _mm512_reduce_max_epu32(e0.negative);
   if (hi >= kInfinityBits || (lo & ~kSignBit) >= kInfinityBits) {
-    range[0] = range[1] = std::numeric_limits<float>::quiet_NaN();
+    range[0] = range[1] = __builtin_nanf("");
     return;
   }
   range[0] = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(static_cast<int32_t>(lo)))) + 0.0f;  // -0 becomes 0
