@@ -19,7 +19,7 @@ help:
 	@echo "make sanitize  native tests under ASan+UBSan and TSan"
 	@echo "make qemu      native tests on emulated CPUs: Haswell, baseline x86-64, aarch64 (needs qemu-user and a cross compiler)"
 	@echo "make wheel     build, repair, check and smoke-test the wheel"
-	@echo "make bench     int8 linear against torch and whatever rivals are installed"
+	@echo "make bench     int8 linear and MiniLM against torch and whatever rivals are installed"
 	@echo "make clean     remove what these made"
 
 $(VENV)/made:
@@ -58,6 +58,7 @@ test-cpp: $(VENV)/dev
 
 test-python: $(VENV)/installed $(VENV)/dev
 	$(BIN)/python -m pytest tests/python
+	$(BIN)/python -m pytest bench --quiet --benchmark-disable
 
 lint: $(VENV)/installed $(VENV)/dev
 	$(BIN)/ruff check .
@@ -79,8 +80,9 @@ qemu: $(VENV)/dev
 wheel: $(VENV)/dev
 	.ci/wheel $(abspath $(BIN)/python) "$(TORCH)"
 
-bench: $(VENV)/installed
+bench: $(VENV)/installed $(VENV)/demo
 	$(BIN)/python bench/compare.py --op linear --threads 1
+	$(BIN)/python bench/models.py --threads 2
 
 clean:
 	rm -rf $(VENV) build dist wheelhouse demo-output

@@ -14,7 +14,6 @@ import math
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -69,26 +68,6 @@ def read_shapes(path: Path) -> list[tuple[int, int, int]]:
     return shapes
 
 
-def interleave(runs: dict[str, Callable[[], object]], rounds: int, round_seconds: float) -> dict[str, float]:
-    """Median microseconds per call. Each round times every engine once, so that drift of the host hits all alike."""
-    calls: dict[str, int] = {}
-    for name, run in runs.items():
-        for _ in range(5):
-            run()
-        started = time.perf_counter()
-        run()
-        calls[name] = max(1, min(2000, int(round_seconds / max(time.perf_counter() - started, 1e-7))))
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            count = calls[name]
-            started = time.perf_counter()
-            for _ in range(count):
-                run()
-            times[name].append((time.perf_counter() - started) / count * 1e6)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def run_linear(shapes: list[tuple[int, int, int]], threads: int, peers: list[str], rounds: int, result: Result) -> None:
     import torch
     from peers import MissingPeerError, Problem, Run, make_problem
@@ -99,6 +78,7 @@ def run_linear(shapes: list[tuple[int, int, int]], threads: int, peers: list[str
     from rich.progress import track
 
     from tersor import kernels
+    from tersor.benchmark import interleave
     from tersor.nn import Int8Linear
 
     builders: dict[str, Callable[[Problem], dict[str, Run]]] = {
@@ -123,7 +103,8 @@ def run_linear(shapes: list[tuple[int, int, int]], threads: int, peers: list[str
                 name: float(np.linalg.norm(np.asarray(run()) - exact) / np.linalg.norm(exact))
                 for name, run in runs.items()
             }
-            microseconds = interleave(runs, rounds, 0.01)
+            laps = interleave(runs, rounds=rounds)
+        microseconds = {name: lap.median * 1e6 for name, lap in laps.items()}
         kernel = str(kernels.inspect_s8(layer.packed.numpy())["kernel"])
         row = Row(m, n, k, microseconds, errors, kernel)
         rivals = {name: us for name, us in microseconds.items() if name != "tersor"}
