@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import time
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import torch
 from torch import nn
 
 import tersor
+from tersor import text
 from tersor.benchmark import interleave
 from tersor.energy import EnergyMeter
 from tersor.errors import TersorError
+from tersor.torch_int8 import dynamic_int8, engines
 
 module = import_module("tersor.benchmark")  # `tersor.benchmark` is the function
 
@@ -148,3 +151,32 @@ def test_energy_that_cannot_be_read_is_not_available(powercap: Path, monkeypatch
     result = tersor.benchmark(abs, abs, torch.ones(1), rounds=1)
     assert result.a.joules is None
     assert "not available" in result.table()
+
+
+def test_a_time_limit_ends_the_rounds_after_five() -> None:
+    laps = interleave({"nap": lambda: time.sleep(0.005)}, rounds=1000, warmup=0, turn_seconds=0, seconds=0.0)
+    assert len(laps["nap"].seconds) == 5
+    laps = interleave({"nap": lambda: time.sleep(0.005)}, rounds=1000, warmup=0, turn_seconds=0, seconds=0.1)
+    assert 5 <= len(laps["nap"].seconds) <= 21
+
+
+@pytest.mark.parametrize("engine", engines())
+def test_torchs_int8_is_a_copy_and_leaves_the_engine_as_it_was(engine: str) -> None:
+    model, before = nn.Sequential(nn.Linear(32, 16)), torch.backends.quantized.engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = dynamic_int8(model, engine)
+    x = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    assert type(model[0]) is nn.Linear
+    assert "quantized" in type(next(made.children())).__module__
+    torch.testing.assert_close(made(x), model(x), atol=0.05, rtol=0)
+    assert torch.backends.quantized.engine == before
+
+
+def test_a_written_file_replaces_the_old_one_in_one_step(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("old")
+    text.write(tmp_path / "f", "größer")
+    assert (tmp_path / "f").read_text(encoding="utf-8") == "größer"
+    with pytest.raises(OSError, match="No such file"):
+        text.write(tmp_path / "no" / "f", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import tersor
 from tersor.cli import app
+from tersor.cli_inputs import make_example
 from tersor.nn import Int8Linear
 
 FACTORIES = """
@@ -99,7 +100,9 @@ def test_compress_writes_a_file_that_loads(run: Run, tmp_path: Path) -> None:
 
     loaded = tersor.load("out.tersor", model=factories.make())
     x = torch.randn(5, 32)
-    again = tersor.compress(factories.make(), tersor.Recipe([tersor.steps.Quantize()]), force=True, progress=False)
+    example = make_example(["4x32"], None)
+    recipe = tersor.Recipe([tersor.steps.Quantize()])
+    again = tersor.compress(factories.make(), recipe, example, force=True, progress=False)
     assert isinstance(loaded[0], Int8Linear)
     assert torch.equal(loaded(x), again.model.eval()(x))
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import tersor
 from tersor import demo_data, demo_proof
-from tersor.demo import MOST_SENSITIVE, WORKLOADS, run_demo
+from tersor.demo import WORKLOADS, run_demo
 from tersor.demo_result import DemoResult
 from tersor.errors import TersorError
 
@@ -57,10 +57,8 @@ def test_the_compressed_model_is_close_to_the_float_model(demo: DemoResult) -> N
 
 
 @needs_model
-def test_every_layer_has_its_row_and_the_sensitive_one_stays_float(demo: DemoResult) -> None:
-    rows = {row.name: row for row in demo.report.rows}
-    assert len(rows) == 37
-    assert rows[MOST_SENSITIVE].reason == f"excluded by '{MOST_SENSITIVE}'"
+def test_every_layer_has_its_row(demo: DemoResult) -> None:
+    assert len({row.name for row in demo.report.rows}) == 37
     assert demo.report.swapped
     for row in demo.report.swapped:
         assert row.rel_error is not None
