@@ -169,7 +169,7 @@ def _fidelity(contestants: Mapping[str, nn.Module], tokenizer: Any, quick: bool,
     texts = demo_data.find_texts()
     count = min(len(texts.texts), 12) if quick else len(texts.texts)
     embeddings: dict[str, list[Tensor]] = {name: [] for name in contestants}
-    with torch.inference_mode():
+    with torch_threads(1), torch.inference_mode():
         for line in track(texts.texts[:count], "comparing embeddings", shown=progress):
             batch = demo_data.tokens(tokenizer, [line])
             for name, model in contestants.items():

@@ -262,29 +262,6 @@ def test_a_broken_hugging_face_folder(run: Run, tmp_path: Path) -> None:
     assert run("compress", "hf", "--out", "out.tersor").exit_code == 1
 
 
-def test_bench_times_every_contestant(run: Run) -> None:
-    result = run("bench", "--shape", "4x64x32", "--shape", "1x32x64", "--rounds", "2", "--threads", "1", "--json")
-    assert result.exit_code == 0, result.output
-    data = json.loads(result.stdout)
-    assert [(row["m"], row["n"], row["k"]) for row in data["rows"]] == [(4, 64, 32), (1, 32, 64)]
-    assert data["threads"] == 1
-    for row in data["rows"]:
-        best = min(row["us"]["float"], row["us"].get("torch int8", float("inf")))
-        assert row["speedup"] == pytest.approx(best / row["us"]["tersor"])
-        assert row["gops"] == pytest.approx(2 * row["m"] * row["n"] * row["k"] / row["us"]["tersor"] / 1e3)
-        assert tersor.kernels.active() in row["kernel"]
-    assert data["geomean"] == pytest.approx((data["rows"][0]["speedup"] * data["rows"][1]["speedup"]) ** 0.5)
-
-
-@pytest.mark.parametrize("width", [80, 100])
-def test_the_bench_table_fits(width: int) -> None:
-    from tersor.shape_bench import bench_shapes
-
-    table = bench_shapes([(128, 3072, 768)], rounds=1, progress=False).table(width)
-    assert max(map(len, table.splitlines())) <= width
-    assert "128 x 3072 x 768" in table
-
-
 def test_doctor_in_json(run: Run) -> None:
     result = run("doctor", "--json")
     assert result.exit_code == 0, result.output

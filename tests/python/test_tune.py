@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +16,6 @@ from tersor import tune_cache
 from tersor.errors import SwapError, TersorError
 from tersor.nn import Int8Linear
 from tersor.tune import BUCKETS, Tuner, bucket_of, decide
-from tersor.tune_cache import TuneCache, cache_key, parse
 
 module = import_module("tersor.tune")  # `tersor.tune` is the function
 
@@ -183,83 +181,6 @@ def test_a_busy_host_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         times, calm = module._race([layer], [Int8Linear.from_float(layer)], torch.ones(1, 16))
     assert not calm
     assert min(times) > 0
-
-
-GOOD = {"schema": "tersor.tune/1", "layers": {"16x8+bias float32": {"1": [1.0, 2.0]}}}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\xff\xfe not JSON",
-        b"[" * 100_000,
-        b"[1, 2]",
-        json.dumps({**GOOD, "key": {"cpu": "another"}}).encode(),
-        json.dumps({**GOOD, "schema": "tersor.tune/99", "key": "OWN"}).encode(),
-        json.dumps({**GOOD, "layers": [], "key": "OWN"}).encode(),
-        json.dumps({**GOOD, "layers": {"x": {"one": [1, 2]}}, "key": "OWN"}).encode(),
-        json.dumps({**GOOD, "layers": {"x": {"1": [1]}}, "key": "OWN"}).encode(),
-        json.dumps({**GOOD, "layers": {"x": {"1": [-1, 2]}}, "key": "OWN"}).encode(),
-        b'{"schema": "tersor.tune/1", "key": "OWN", "layers": {"x": {"1": [NaN, 2]}}}',
-        b'{"schema": "tersor.tune/1", "key": "OWN", "layers": {"x": {"1": [true, 2]}}}',
-    ],
-)
-def test_a_damaged_or_foreign_file_is_made_anew_with_one_warning(
-    content: bytes, races: list[int], folder: Path
-) -> None:
-    Tuner(threads=1).judge(nn.Linear(8, 16), [1])
-    path = only_file(folder)
-    path.write_bytes(content.replace(b'"OWN"', json.dumps(cache_key(1)).encode()))
-    with pytest.warns(RuntimeWarning, match="is not a cache of these measurements") as caught:
-        Tuner(threads=1).judge(nn.Linear(8, 16), [1])
-    assert races == [1, 1]
-    assert len(caught) == 1
-    assert parse(path.read_bytes(), cache_key(1)) == {"16x8+bias float32": {1: (100.0, 50.0)}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Tuner(threads=1).judge(nn.Linear(8, 16), [1])
-    assert races == [1, 1]
-
-
-def test_a_folder_that_cannot_be_written_to_means_memory_only_with_one_warning(
-    races: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blocker = tmp_path / "file"
-    blocker.write_text("in the way")
-    monkeypatch.setenv("TERSOR_CACHE_DIR", str(blocker / "cache"))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        tuner = Tuner()
-        for _ in range(2):
-            tuner.judge(nn.Linear(8, 8), [1])
-            tuner.judge(nn.Linear(8, 9), [1])
-        Tuner().judge(nn.Linear(8, 8), [1])
-    (warning,) = caught
-    assert warning.category is RuntimeWarning
-    assert "in memory only" in str(warning.message)
-    assert races == [1, 1, 1]
-
-
-def test_two_processes_do_not_lose_each_others_measurements() -> None:
-    key = cache_key(1)
-    one, other = TuneCache(key), TuneCache(key)
-    one.put("a", 1, (1.0, 2.0))
-    other.put("b", 4, (3.0, 4.0))
-    one.save()
-    other.save()
-    again = TuneCache(key)
-    assert (again.get("a", 1), again.get("b", 4)) == ((1.0, 2.0), (3.0, 4.0))
-
-
-def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("TERSOR_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert tersor.doctor(speed=False).get("cache", "folder").value.startswith(str(tmp_path / "xdg" / "tersor"))
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the specification says: ignore it
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert TuneCache(cache_key(1)).path is not None
-    assert str(TuneCache(cache_key(1)).path).startswith(str(tmp_path / ".cache" / "tersor"))
 
 
 class Model(nn.Module):
