@@ -10,13 +10,13 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from tersor import modules, observe
+from tersor.calibrate import fitted, look_at_inputs, smoothing_note
 from tersor.errors import RecipeError, SwapError
-from tersor.progress import track
 from tersor.recipe import Recipe
 from tersor.report import LayerRow, Report
 from tersor.selection import Choice, choose, convert, judge, open_choices, require_any
 from tersor.steps import Quantize
-from tersor.swap import check_model, layer_row, make_report, replacement
+from tersor.swap import check_model, layer_row, make_report
 
 LARGE_ERROR = 0.05
 """Relative error of a layer above which the report suggests what to do."""
@@ -56,15 +56,16 @@ def compress(
     The model is run in eval mode without gradients; its training flags, buffers and torch's random state are put
     back. The same inputs on the same host give the same weights.
 
-    Peak memory: the float model, the compressed one, and a few megabytes of the layer being converted; the float
-    weights of compressed layers are never copied.
+    Peak memory: the float model, the compressed one, a second packed copy of the layer being converted, and up to 66
+    rows of each layer's input; the float weights of compressed layers are never copied.
 
     Args:
         model: the float model, on the CPU; a bare ``nn.Linear`` works too.
         recipe: the steps and the layers they apply to.
         example_inputs: what the model is usually given: a tensor, a tuple or list of positional arguments, or a
             mapping of keyword arguments. Without it layers are judged for 1 to 256 rows, and no errors are measured.
-        calibration: batches like ``example_inputs``, for ``activations="static"``.
+        calibration: batches like ``example_inputs``, for ``activations="static"`` (all of them) and for smoothing
+            (the first 64 suffice; without it, smoothing looks at the example inputs). They are not kept.
         train: batches to train on, for steps that recover accuracy.
         other_inputs: further inputs of other sizes; layers are judged for the numbers of rows of all of them.
         untie: compress layers with tied weights as well; each gets weights of its own.
@@ -81,22 +82,22 @@ def compress(
     before = modules.memory_bytes(model)
     choices, warnings = choose(model, recipe.include, recipe.exclude, untie)
     warnings += _unused(step, calibration, train)
-    if example_inputs is not None:
-        _note_rows(model, choices, [example_inputs, *other_inputs])
-    if step.activations == "static":
-        _note_ranges(model, choices, calibration, progress)
+    inputs = [] if example_inputs is None else [example_inputs, *other_inputs]
+    source = look_at_inputs(model, choices, step, inputs, calibration, progress)
     judge(choices, force=force, progress=progress)
     require_any(choices)
     replacements: dict[nn.Module, nn.Module] = {}
 
     def build(choice: Choice) -> None:
-        replacements[choice.candidate.module] = replacement(choice)
+        replacements[choice.candidate.module] = fitted(choice, step)
 
     convert(choices, build, progress)
     require_any(choices)
     compressed = _copy(model, choices, replacements)
     rows = [layer_row(choice, replacements.get(choice.candidate.module)) for choice in choices]
     report = make_report(compressed, rows, warnings, modules.parameter_count(model), before)
+    if (note := smoothing_note(step, choices, source)) is not None:
+        report = dataclasses.replace(report, notes=(*report.notes, note))
     if example_inputs is not None:
         report = _with_errors(report, model, compressed, choices, replacements, example_inputs)
     return CompressionResult(compressed, report)
@@ -112,46 +113,11 @@ def _only_step(recipe: Recipe) -> Quantize:
 
 def _unused(step: Quantize, calibration: object, train: object) -> list[str]:
     warnings = []
-    if calibration is not None and step.activations != "static":
-        warnings.append("calibration data was given, but dynamic activation ranges need none")
+    if calibration is not None and step.activations != "static" and step.smooth == 0:
+        warnings.append("calibration data was given, but dynamic activation ranges without smoothing need none")
     if train is not None:
         warnings.append("train data was given, but no step of this recipe trains")
     return warnings
-
-
-def _note_rows(model: nn.Module, choices: Sequence[Choice], inputs: Sequence[Any]) -> None:
-    pending = open_choices(choices)
-    layers = [choice.candidate.module for choice in pending]
-    seen: dict[int, observe.Seen] = {}
-    for batch in inputs:
-        for key, found in observe.observe_rows(model, layers, batch).items():
-            seen.setdefault(key, found).rows |= found.rows
-    for choice in pending:
-        entry = seen.get(id(choice.candidate.module))
-        if entry is None or not entry.rows:
-            choice.reason = "never called on example_inputs"
-        else:
-            choice.rows, choice.dtype = tuple(sorted(entry.rows)), entry.dtype
-            if entry.dtype not in modules.DTYPES:
-                choice.reason = f"its input is {entry.dtype}; supported: float32, bfloat16, float16"
-
-
-def _note_ranges(
-    model: nn.Module, choices: Sequence[Choice], calibration: Iterable[Any] | None, progress: bool
-) -> None:
-    if calibration is None:
-        raise RecipeError(
-            'activations = "static" needs calibration data: pass calibration=batches, or use activations = "dynamic"'
-        )
-    layers = {choice.candidate.name: choice.candidate.module for choice in open_choices(choices)}
-    batches = track(calibration, "calibrating", shown=progress)
-    seen = observe.observe_ranges(model, layers, batches)
-    for choice in open_choices(choices):
-        entry = seen.get(id(choice.candidate.module))
-        if entry is None:
-            choice.reason = "never called on the calibration data"
-        else:
-            choice.x_scale, choice.x_zero_point = entry.x_range()
 
 
 def _copy(model: ModelT, choices: Sequence[Choice], replacements: dict[nn.Module, nn.Module]) -> ModelT:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tersor.errors import SwapError
 from tersor.modules import accelerated_types
+from tersor.quantize import ChannelRange, RowSample
 
 Hook = Callable[[nn.Module, Tensor, Tensor], None]
 
@@ -24,20 +25,21 @@ class Seen:
     Attributes:
         rows: the numbers of rows (all leading dimensions multiplied), one per kind of call, ascending.
         dtype: the dtype of its input.
-        low, high: the range of its input, zero included.
+        channels, sample: the range of every channel of its input, and some rows of it; None where not asked for.
     """
 
     rows: set[int] = field(default_factory=set)
     dtype: torch.dtype = torch.float32
-    low: float = 0.0
-    high: float = 0.0
+    channels: ChannelRange | None = None
+    sample: RowSample | None = None
 
-    def x_range(self) -> tuple[float, int]:
-        """Scale and zero point that map the range to 0..255, zero exactly. A layer that saw only zeros gets scale 1."""
-        scale = (self.high - self.low) / 255
-        if scale == 0:
-            return 1.0, 0
-        return scale, min(255, max(0, round(-self.low / scale)))
+    def add_values(self, x: Tensor) -> ChannelRange:
+        """Takes an input [..., channels] into the ranges and the sample."""
+        if self.channels is None or self.sample is None:
+            self.channels, self.sample = ChannelRange(x.shape[-1]), RowSample(x.shape[-1], x.dtype)
+        self.channels.add(x)
+        self.sample.add(x)
+        return self.channels
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -136,8 +138,11 @@ def watching(layers: Iterable[nn.Module], hook: Hook) -> Iterator[None]:
         yield
 
 
-def observe_rows(model: nn.Module, layers: Iterable[nn.Module], inputs: Any) -> dict[int, Seen]:
-    """Run the model once and note the rows and the dtype each layer gets.
+def observe_rows(model: nn.Module, layers: Iterable[nn.Module], *inputs: Any, values: bool = False) -> dict[int, Seen]:
+    """Run the model once on each of the inputs and note the rows and the dtype each layer gets.
+
+    Args:
+        values: note the ranges of its channels too, and some rows.
 
     Returns:
         What each layer saw, by its id; layers that were never called are absent.
@@ -151,14 +156,19 @@ def observe_rows(model: nn.Module, layers: Iterable[nn.Module], inputs: Any) -> 
         entry = seen.setdefault(id(layer), Seen(dtype=x.dtype))
         if x.numel():
             entry.rows.add(x.numel() // x.shape[-1])
+            if values:
+                entry.add_values(x)
 
     with watching(layers, note):
-        run(model, inputs, "example_inputs")
+        for batch in inputs:
+            run(model, batch, "example_inputs")
     return seen
 
 
 def observe_ranges(model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Any]) -> dict[int, Seen]:
-    """Run the model over calibration batches and note the smallest and largest input of each layer.
+    """Run the model over calibration batches and note the ranges of each layer's input channels and some rows.
+
+    The batches are looked at one after another and not kept; the notes take no more memory than 66 rows.
 
     Raises:
         SwapError: the model failed on a batch, there was no batch, or a layer was given NaN or infinity.
@@ -169,11 +179,9 @@ def observe_ranges(model: nn.Module, layers: dict[str, nn.Module], batches: Iter
     def note(layer: nn.Module, x: Tensor, _: Tensor) -> None:
         if not x.numel():
             return
-        low, high = (float(value) for value in torch.aminmax(x))
-        if not (abs(low) < math.inf and abs(high) < math.inf):
-            raise SwapError(f"{names[id(layer)]} was given NaN or infinity in calibration batch {count}")
         entry = seen.setdefault(id(layer), Seen(dtype=x.dtype))
-        entry.low, entry.high = min(entry.low, low), max(entry.high, high)
+        if not entry.add_values(x).is_finite:
+            raise SwapError(f"{names[id(layer)]} was given NaN or infinity in calibration batch {count}")
 
     count = 0
     with watching(layers.values(), note):
@@ -203,6 +211,14 @@ class _Sums:
 
 def _square(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor.to(torch.float32), dtype=torch.float64)) ** 2
+
+
+def layer_error(layer: nn.Module, reference: nn.Module, x: Tensor) -> float:
+    """The error of a layer on the input x, ``|y - y_ref| / |y_ref|`` (2-norms); hooks are not called."""
+    sums = _Sums()
+    with torch.no_grad():
+        sums.add(layer.forward(x), reference.forward(x))
+    return sums.relative()
 
 
 def layer_errors(model: nn.Module, pairs: dict[nn.Module, nn.Module], inputs: Any) -> tuple[dict[int, float], Any]:

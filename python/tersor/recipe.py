@@ -20,10 +20,11 @@ else:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Base of all steps. A step is a frozen dataclass whose fields carry ``metadata={"choices": (...)}``.
+    """Base of all steps. A step is a frozen dataclass whose fields carry ``metadata={"choices": (...)}`` or, for a
+    number, ``metadata={"range": (smallest, largest)}``.
 
     Raises:
-        RecipeError: a field holds a value that is not among its choices.
+        RecipeError: a field holds a value that is not among its choices or not in its range.
     """
 
     name: ClassVar[str] = ""
@@ -34,6 +35,13 @@ class Step:
             value = getattr(self, spec.name)
             if choices is not None and value not in choices:
                 raise RecipeError(f"step {self.name!r}: {spec.name} = {value!r} {_not_among('value', value, choices)}")
+            if "range" in spec.metadata:
+                least, most = spec.metadata["range"]
+                if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                    raise RecipeError(
+                        f"step {self.name!r}: {spec.name} = {value!r} is not a number from {least} to {most}"
+                    )
+                object.__setattr__(self, spec.name, float(value))
 
 
 STEPS: dict[str, type[Step]] = {}

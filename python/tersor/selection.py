@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tersor.errors import SwapError
 from tersor.modules import Candidate, find_candidates
+from tersor.observe import Seen
 from tersor.progress import track
 from tersor.tune import Tuner, Verdict
 
@@ -29,6 +30,8 @@ class Choice:
         rows: the numbers of rows to judge it for.
         dtype: the dtype of its input.
         x_scale, x_zero_point: static input range; scale 0 means dynamic.
+        input_scale: float32 [in_features] to smooth with; None means no smoothing.
+        seen: what it was given when the model was run; None where it was not.
         verdict: the measurement, where one was made.
         forced: swapped without a measurement.
     """
@@ -39,6 +42,8 @@ class Choice:
     dtype: torch.dtype = torch.float32
     x_scale: float = 0.0
     x_zero_point: int = 0
+    input_scale: Tensor | None = None
+    seen: Seen | None = None
     verdict: Verdict | None = None
     forced: bool = False
 

@@ -19,9 +19,12 @@ class Quantize(Step):
         weights: ``"int8"``: symmetric, one scale per output channel, round to nearest.
         activations: ``"dynamic"``: 8-bit, asymmetric, one range per row (token), measured on the fly;
             ``"static"``: one range per layer, the minimum and maximum seen over calibration data.
+        smooth: in [0, 1], how much of what is hard to quantise moves from the input of a layer into its weight, by a
+            scale per input channel (tersor.quantize.smoothing), in the layers whose error that reduces. It needs to
+            see inputs: calibration data, else the example inputs, else there is no smoothing. 0 turns it off.
 
-    Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-    Inference, CVPR 2018.
+    Sources: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+    Inference, CVPR 2018; Xiao et al., SmoothQuant, 2022 (arXiv 2211.10438) for ``smooth``.
     """
 
     name: ClassVar[str] = "quantize"
@@ -30,3 +33,4 @@ class Quantize(Step):
     activations: Literal["dynamic", "static"] = dataclasses.field(
         default="dynamic", metadata={"choices": ("dynamic", "static")}
     )
+    smooth: float = dataclasses.field(default=0.5, metadata={"range": (0.0, 1.0)})

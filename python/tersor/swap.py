@@ -157,7 +157,9 @@ def replacement(choice: Choice) -> nn.Module:
         ValueError: the layer can't be packed.
     """
     old = choice.candidate.module
-    new = Int8Linear.from_float(old, x_scale=choice.x_scale, x_zero_point=choice.x_zero_point)
+    new = Int8Linear.from_float(
+        old, x_scale=choice.x_scale, x_zero_point=choice.x_zero_point, input_scale=choice.input_scale
+    )
     new._tersor_name = choice.candidate.names[0]
     return new
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tersor import Recipe, SwapError, compress, restore, steps, swap
+from tersor import Recipe, SwapError, compress, demo_data, restore, steps, swap
 from tersor.nn import Int8Linear
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -61,8 +61,8 @@ def test_minilm(minilm: tuple[nn.Module, Mapping[str, Tensor]]) -> None:
     assert len(result.report.swapped) == 37
     assert result.report.kept == []
     cosine = (embeddings(result.model, batch) * expected).sum(1)
-    assert float(cosine.mean()) >= 0.9985
-    assert float(cosine.min()) >= 0.998
+    assert float(cosine.mean()) >= 0.999
+    assert float(cosine.min()) >= 0.9985
     totals = result.report.totals
     assert totals.parameters == 22_713_216
     assert totals.bytes_after < 0.66 * totals.bytes_before
@@ -71,6 +71,31 @@ def test_minilm(minilm: tuple[nn.Module, Mapping[str, Tensor]]) -> None:
     table = result.report.table().splitlines()
     assert max(map(len, table)) <= 100
     assert len(table) < 20
+
+
+def news(count: int, first: int = 0) -> Mapping[str, Tensor]:
+    """A batch of Lee news texts where gensim is installed, else of a few sentences."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(demo_data.model_folder())
+    found = demo_data.find_texts().texts
+    return demo_data.tokens(tokenizer, list(found[first : first + count] or found))
+
+
+def sentences() -> Mapping[str, Tensor]:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(demo_data.model_folder())
+    return demo_data.tokens(tokenizer, list(demo_data.SENTENCES))
+
+
+@pytest.mark.parametrize("example", [sentences, lambda: demo_data.random_batch(1, 128)], ids=["texts", "random tokens"])
+def test_minilm_keeps_its_embeddings(
+    minilm: tuple[nn.Module, Mapping[str, Tensor]], example: Callable[[], Mapping[str, Tensor]]
+) -> None:
+    """Smoothed by other texts, or by random tokens: 0.9994 and 0.9993 on all 50 texts. Without smoothing 0.9988."""
+    model, batch = minilm[0], news(16)
+    result = compress(model, DYNAMIC, example(), force=True, progress=False)
+    assert any(layer.smoothed for layer in result.model.modules() if isinstance(layer, Int8Linear))
+    cosine = (embeddings(result.model, batch) * embeddings(model, batch)).sum(1)
+    assert float(cosine.mean()) >= 0.999
+    assert float(cosine.min()) >= 0.998
 
 
 def test_minilm_in_place_and_back(minilm: tuple[nn.Module, Mapping[str, Tensor]]) -> None:
@@ -99,12 +124,15 @@ def test_minilm_as_this_host_likes_it(minilm: tuple[nn.Module, Mapping[str, Tens
 
 
 def test_minilm_static(minilm: tuple[nn.Module, Mapping[str, Tensor]]) -> None:
-    model, batch = minilm
-    static = Recipe([steps.Quantize(activations="static")])
-    result = compress(model, static, batch, calibration=[batch], force=True, progress=False)
+    """One range for all tokens costs more than smoothing gives back: 0.996 to 0.998 on all 50 texts."""
+    model, batch = minilm[0], news(16)
+    static = Recipe([steps.Quantize(activations="static", smooth=0.75)])
+    calibration = [news(4, first) for first in range(16, 48, 4)]
+    result = compress(model, static, calibration=calibration, force=True, progress=False)
     assert all(module.x_scale > 0 for module in result.model.modules() if isinstance(module, Int8Linear))
     cosine = (embeddings(result.model, batch) * embeddings(model, batch)).sum(1)
-    assert float(cosine.min()) >= 0.98
+    assert float(cosine.mean()) >= 0.996
+    assert float(cosine.min()) >= 0.99
 
 
 def test_t5() -> None:

@@ -24,8 +24,19 @@ def every_step() -> list[Step]:
     return made
 
 
+def some_steps() -> st.SearchStrategy[Step]:
+    """Any step with any choices and, where a field is a number, any value in its range."""
+
+    def with_numbers(step: Step) -> st.SearchStrategy[Step]:
+        ranges = {spec.name: spec.metadata["range"] for spec in dataclasses.fields(step) if "range" in spec.metadata}
+        numbers = st.fixed_dictionaries({name: st.floats(*limits) for name, limits in ranges.items()})
+        return numbers.map(lambda values: dataclasses.replace(step, **values))
+
+    return st.sampled_from(every_step()).flatmap(with_numbers)
+
+
 patterns = st.lists(st.text(min_size=1), max_size=4)
-recipes = st.builds(Recipe, st.lists(st.sampled_from(every_step()), min_size=1, max_size=3), patterns, patterns)
+recipes = st.builds(Recipe, st.lists(some_steps(), min_size=1, max_size=3), patterns, patterns)
 
 
 @given(recipes)
@@ -47,7 +58,11 @@ def test_file_round_trip(tmp_path: Path) -> None:
 
 def test_the_file_reads_as_documented() -> None:
     text = 'include = ["encoder.*"]\n[[steps]]\nstep = "quantize"\nactivations = "static"\n'
-    assert Recipe.from_toml_text(text) == Recipe([steps.Quantize("int8", "static")], include=["encoder.*"])
+    assert Recipe.from_toml_text(text) == Recipe([steps.Quantize("int8", "static", 0.5)], include=["encoder.*"])
+    (step,) = Recipe.from_toml_text(text + "smooth = 1").steps
+    assert step == steps.Quantize("int8", "static", smooth=1)
+    assert isinstance(step, steps.Quantize)
+    assert type(step.smooth) is float
 
 
 def test_recipes_are_values() -> None:
@@ -66,6 +81,11 @@ def test_recipes_are_values() -> None:
         ('[[steps]]\nstep = "quantize"\nweight = "int8"', r"'weight' .*did you mean 'weights'.*weights, activations"),
         ('[[steps]]\nstep = "quantize"\nweights = "int4"', r"weights = 'int4' is not a known value.*int8"),
         ('[[steps]]\nstep = "quantize"\nactivations = []', r"activations = \[\] is not a known value.*dynamic, static"),
+        ('[[steps]]\nstep = "quantize"\nsmooth = 1.5', r"smooth = 1\.5 is not a number from 0\.0 to 1\.0"),
+        ('[[steps]]\nstep = "quantize"\nsmooth = -1', "smooth = -1 is not a number"),
+        ('[[steps]]\nstep = "quantize"\nsmooth = nan', "smooth = nan is not a number"),
+        ('[[steps]]\nstep = "quantize"\nsmooth = true', "smooth = True is not a number"),
+        ('[[steps]]\nstep = "quantize"\nsmooth = "0.5"', "smooth = '0.5' is not a number"),
         ('includes = []\n[[steps]]\nstep = "quantize"', "'includes' is not a known key; did you mean 'include'"),
         ('include = "a"\n[[steps]]\nstep = "quantize"', "include must be a list of strings"),
         ('exclude = [3]\n[[steps]]\nstep = "quantize"', "exclude: 3 is not a wildcard"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -32,3 +33,10 @@ def float_weight_problem(module: nn.Module) -> str | None:
     if weight.numel() == 0:
         return f"its weight is empty, {list(weight.shape)}"
     return None
+
+
+def input_peaks(module: nn.Module) -> Tensor:
+    """The largest absolute weight of each input channel of a float layer, [in_features]; no copy of the weight."""
+    weight: Tensor = module.weight.detach()  # type: ignore[operator]
+    low, high = torch.aminmax(weight, dim=1 if is_conv1d(module) else 0)
+    return torch.maximum(high, -low)

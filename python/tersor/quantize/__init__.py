@@ -1,12 +1,14 @@
-"""Quantisation in plain PyTorch: weights to integers, ranges and smoothing of inputs, without native code."""
+"""Quantisation in plain PyTorch: weights to integers, ranges, samples and smoothing of inputs, without native code."""
 
 from tersor.quantize.channel_range import ChannelRange
+from tersor.quantize.row_sample import RowSample
 from tersor.quantize.smoothing import input_scale
 from tersor.quantize.weight import ROW_MULTIPLE, block_rows, dequantize_s8, quantize_s8, quantize_s8_blocks
 
 __all__ = [
     "ROW_MULTIPLE",
     "ChannelRange",
+    "RowSample",
     "block_rows",
     "dequantize_s8",
     "input_scale",

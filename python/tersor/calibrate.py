@@ -1,0 +1,120 @@
+"""Looking at what a model's layers are given, to choose the rows they are judged for, their ranges and smoothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from tersor import modules, observe
+from tersor.errors import RecipeError
+from tersor.nn.float_linear import input_peaks
+from tersor.progress import track
+from tersor.quantize import input_scale
+from tersor.selection import Choice, open_choices
+from tersor.steps import Quantize
+from tersor.swap import replacement
+
+SMOOTHING_BATCHES = 64
+"""Calibration batches that are looked at where they serve smoothing alone; static ranges look at all."""
+
+
+def look_at_inputs(
+    model: nn.Module,
+    choices: Sequence[Choice],
+    step: Quantize,
+    inputs: Sequence[Any],
+    calibration: Iterable[Any] | None,
+    progress: bool,
+) -> str | None:
+    """Run the model and note on the open choices what their layers are given.
+
+    Choices whose layer is never called, or gets a dtype that is not supported, are closed.
+
+    Args:
+        inputs: example inputs, empty where there are none; each is run once.
+        calibration: batches; ranges and smoothing come from them where they are given, smoothing else from `inputs`.
+
+    Returns:
+        What smoothing can be based on, in words; None where there is nothing, or no smoothing is wanted.
+
+    Raises:
+        RecipeError: static ranges without calibration data.
+        SwapError: the model failed on its inputs, or the calibration data is not usable.
+    """
+    static, smooth = step.activations == "static", step.smooth > 0
+    seen: dict[int, observe.Seen] = {}
+    if inputs:
+        layers = [choice.candidate.module for choice in open_choices(choices)]
+        seen = observe.observe_rows(model, layers, *inputs, values=smooth and calibration is None)
+        _note_rows(choices, seen)
+    if static and calibration is None:
+        raise RecipeError(
+            'activations = "static" needs calibration data: pass calibration=batches, or use activations = "dynamic"'
+        )
+    if calibration is not None and (static or smooth):
+        named = {choice.candidate.name: choice.candidate.module for choice in open_choices(choices)}
+        batches = calibration if static else islice(calibration, SMOOTHING_BATCHES)
+        seen = observe.observe_ranges(model, named, track(batches, "calibrating", shown=progress))
+    for choice in open_choices(choices):
+        choice.seen = seen.get(id(choice.candidate.module))
+        if static and choice.seen is None:
+            choice.reason = "never called on the calibration data"
+    if not smooth or not (inputs or calibration is not None):
+        return None
+    return "the example inputs" if calibration is None else "the calibration data"
+
+
+def fitted(choice: Choice, step: Quantize) -> nn.Module:
+    """The int8 layer for a choice, with the static range and, where that reduces its error, the smoothing of `step`.
+
+    The error is that of the layer's output against the float layer's on a sample of rows that the layer was given.
+    Smoothing makes it larger for some layers, such as those behind a GELU, whose few large inputs meet large weights.
+
+    Raises:
+        ValueError: the layer can't be packed.
+    """
+    module, seen = choice.candidate.module, choice.seen
+    channels, sample = (None, None) if seen is None else (seen.channels, seen.sample)
+    if channels is None or sample is None:
+        return replacement(choice)
+    candidates: list[Tensor | None] = [None]
+    if step.smooth > 0 and channels.is_finite:
+        candidates.append(input_scale(input_peaks(module), channels.peak(), step.smooth))
+    found: list[tuple[float, Choice, nn.Module]] = []
+    for candidate in candidates:
+        made = dataclasses.replace(choice, input_scale=candidate)
+        if step.activations == "static":
+            made.x_scale, made.x_zero_point = channels.x_range(candidate)
+        layer = replacement(made)
+        error = observe.layer_error(layer, module, sample.rows) if len(candidates) > 1 else 0.0
+        found.append((error, made, layer))
+    _, made, layer = min(found, key=lambda item: item[0])  # the first, without smoothing, where errors are equal
+    choice.x_scale, choice.x_zero_point, choice.input_scale = made.x_scale, made.x_zero_point, made.input_scale
+    choice.seen = None  # its rows are not needed any more
+    return layer
+
+
+def smoothing_note(step: Quantize, choices: Iterable[Choice], source: str | None) -> str | None:
+    """A sentence for the report about the swapped layers; None where no smoothing was asked for."""
+    if step.smooth == 0:
+        return None
+    if source is None:
+        return "no smoothing, for want of inputs; with example_inputs or calibration, errors are smaller"
+    swapped = open_choices(choices)
+    smoothed = sum(choice.input_scale is not None for choice in swapped)
+    return f"smoothing {step.smooth:g}: {smoothed} of {len(swapped)} layers, those whose error on {source} it reduces"
+
+
+def _note_rows(choices: Iterable[Choice], seen: dict[int, observe.Seen]) -> None:
+    for choice in open_choices(choices):
+        entry = seen.get(id(choice.candidate.module))
+        if entry is None or not entry.rows:
+            choice.reason = "never called on example_inputs"
+        else:
+            choice.rows, choice.dtype = tuple(sorted(entry.rows)), entry.dtype
+            if entry.dtype not in modules.DTYPES:
+                choice.reason = f"its input is {entry.dtype}; supported: float32, bfloat16, float16"
