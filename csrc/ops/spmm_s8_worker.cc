@@ -21,17 +21,23 @@ SpmmS8Worker::SpmmS8Worker(const SpmmS8Job& job, Range rows, Range bands)
 
 size_t SpmmS8Worker::ScratchBytes() const {
   const size_t strip = static_cast<size_t>(kernel_.strip), columns = static_cast<size_t>(BeginOf(bands_.count()));
-  return Scratch::Padded<uint8_t>(strip * static_cast<size_t>(lda_)) + kPanelBytesSpmmS8 +
-         Scratch::Padded<int32_t>(static_cast<size_t>(columns_at_once()) * strip) + Scratch::Padded<float>(strip) +
+  return Scratch::Padded<uint8_t>(strip * static_cast<size_t>(lda_)) + ScratchPanels() +
+         Scratch::Padded<int32_t>(static_cast<size_t>(BeginOf(bands_at_once())) * strip) + Scratch::Padded<float>(strip) +
          Scratch::Padded<int32_t>(strip) + Scratch::Padded<float>(columns) +
          (input_.rewrites() ? Scratch::Padded<float>(static_cast<size_t>(weight_.k)) : 0) +
          (narrow() ? 2 * Scratch::Padded<float>(strip * kBandRowsS8) : 0);
 }
 
+// A 16-bit offset into any of the panels stays inside.
+size_t SpmmS8Worker::ScratchPanels() const {
+  const int64_t blocks = std::min(weight_.layout.blocks, kBlocksAtOnce);
+  return static_cast<size_t>(blocks - 1) * panel_bytes() + kPanelBytesSpmmS8;
+}
+
 void SpmmS8Worker::Take(Scratch& scratch) {
   const size_t strip = static_cast<size_t>(kernel_.strip), columns = static_cast<size_t>(BeginOf(bands_.count()));
-  panel_ = scratch.Take<uint8_t>(kPanelBytesSpmmS8);
-  acc_ = scratch.Take<int32_t>(static_cast<size_t>(columns_at_once()) * strip);
+  panels_ = scratch.Take<uint8_t>(ScratchPanels());
+  acc_ = scratch.Take<int32_t>(static_cast<size_t>(BeginOf(bands_at_once())) * strip);
   q_ = scratch.Take<uint8_t>(strip * static_cast<size_t>(lda_));
   row_scale_ = scratch.Take<float>(strip);
   row_zero_ = scratch.Take<int32_t>(strip);
@@ -46,18 +52,19 @@ void SpmmS8Worker::Take(Scratch& scratch) {
   }
 }
 
-// All blocks of k, one panel at a time; the sums of the bands wait in acc meanwhile.
-void SpmmS8Worker::Multiply(int64_t tokens, Range bands) {
-  for (int64_t block = 0; block < weight_.layout.blocks; ++block) {
+void SpmmS8Worker::Pack(int64_t tokens, Range blocks) {
+  for (int64_t block = blocks.begin; block < blocks.end; ++block)
     kernel_.pack(static_cast<int32_t>(RoundUp(tokens, 16)), weight_.BlockDepth(block), q_ + block * kernel_.depth, lda_,
-                 panel_);
-    for (int64_t band = bands.begin; band < bands.end; ++band) {
-      SpmmS8Args args = weight_.Band(block, band);
-      args.tokens = static_cast<int32_t>(tokens);
-      args.panel = panel_;
-      args.acc = acc_ + BeginOf(band - bands.begin) * kernel_.strip;
-      kernel_.multiply(args);
-    }
+                 panels_ + static_cast<size_t>(block - blocks.begin) * panel_bytes());
+}
+
+void SpmmS8Worker::MultiplyBand(int64_t tokens, Range blocks, int64_t band, int32_t* acc) {
+  for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+    SpmmS8Args args = weight_.Band(block, band);
+    args.tokens = static_cast<int32_t>(tokens);
+    args.panel = panels_ + static_cast<size_t>(block - blocks.begin) * panel_bytes();
+    args.acc = acc;
+    kernel_.multiply(args);
   }
 }
 
@@ -95,6 +102,22 @@ void SpmmS8Worker::FinishBand(Range rows, int64_t band, const int32_t* acc) {
   }
 }
 
+void SpmmS8Worker::RunStrip(Range rows) {
+  const int64_t tokens = rows.count(), count = weight_.layout.blocks;
+  const bool shallow = count <= kBlocksAtOnce;  // the panels are packed once, and a band is finished while it is hot
+  if (shallow) Pack(tokens, {0, count});
+  for (int64_t begin = bands_.begin; begin < bands_.end; begin += bands_at_once()) {
+    const int64_t end = std::min(begin + bands_at_once(), bands_.end);
+    const auto acc = [&](int64_t band) { return acc_ + BeginOf(band - begin) * kernel_.strip; };
+    for (int64_t block = 0; block < count; block += kBlocksAtOnce) {
+      const Range blocks = {block, std::min(block + kBlocksAtOnce, count)};
+      if (!shallow) Pack(tokens, blocks);
+      for (int64_t band = begin; band < end; ++band) MultiplyBand(tokens, blocks, band, acc(band));
+    }
+    for (int64_t band = begin; band < end; ++band) FinishBand(rows, band, acc(band));
+  }
+}
+
 void SpmmS8Worker::Run(Scratch& scratch) {
   Take(scratch);
   const EvenSplit strips(rows_.count(), (rows_.count() + kernel_.strip - 1) / kernel_.strip);
@@ -103,12 +126,7 @@ void SpmmS8Worker::Run(Scratch& scratch) {
     const int64_t tokens = rows.count(), dead = RoundUp(tokens, 16) - tokens;
     input_.Quantize(rows, {q_, lda_, k_pad_, row_scale_, row_zero_}, row_f32_);
     std::memset(q_ + tokens * lda_, 0, static_cast<size_t>(dead * lda_));
-    for (int64_t begin = bands_.begin; begin < bands_.end; begin += kBandsAtOnce) {
-      const Range bands = {begin, std::min(begin + kBandsAtOnce, bands_.end)};
-      Multiply(tokens, bands);
-      for (int64_t band = begin; band < bands.end; ++band)
-        FinishBand(rows, band, acc_ + BeginOf(band - begin) * kernel_.strip);
-    }
+    RunStrip(rows);
     at += tokens;
   }
 }

@@ -21,7 +21,7 @@ struct SpmmS8Job {
   std::atomic<bool> out_of_memory{false};
 };
 
-// Strip by strip: quantises the tokens, packs them block of k by block, multiplies its bands, finishes their output.
+// Strip by strip: quantises the tokens, packs them into panels, multiplies its bands with them, finishes their output.
 class SpmmS8Worker {
  public:
   SpmmS8Worker(const SpmmS8Job& job, Range rows, Range bands);
@@ -33,11 +33,17 @@ class SpmmS8Worker {
   int64_t BeginOf(int64_t band) const { return band * kBandRowsS8; }
 
   void Take(Scratch& scratch);
-  int64_t columns_at_once() const { return BeginOf(std::min(kBandsAtOnce, bands_.count())); }
-  void Multiply(int64_t tokens, Range bands);
+  int64_t bands_at_once() const { return weight_.layout.blocks <= kBlocksAtOnce ? 1 : kBandsAtOnce; }
+  size_t panel_bytes() const { return static_cast<size_t>(kernel_.depth * kernel_.strip); }
+  size_t ScratchPanels() const;
+  void Pack(int64_t tokens, Range blocks);
+  void MultiplyBand(int64_t tokens, Range blocks, int64_t band, int32_t* acc);
+  void RunStrip(Range rows);
   void FinishBand(Range rows, int64_t band, const int32_t* acc);
 
-  static constexpr int64_t kBandsAtOnce = 16;  // their sums, 256 KiB, stay in L2 between blocks of k
+  // The panels of these blocks of k, 192 KiB, stay in L2 while every band passes by. A weight that is deeper than that
+  // goes so many bands at a time: their sums, 256 KiB, wait for the next panels.
+  static constexpr int64_t kBlocksAtOnce = 8, kBandsAtOnce = 16;
 
   const SpmmS8Job& job_;
   const LinearS8Args& args_;
@@ -47,8 +53,8 @@ class SpmmS8Worker {
   const Range rows_, bands_;
   int64_t k_pad_, lda_;
   uint8_t* q_ = nullptr;  // [strip][lda]
-  uint8_t* panel_ = nullptr;
-  int32_t* acc_ = nullptr;      // [columns_at_once][strip]
+  uint8_t* panels_ = nullptr;
+  int32_t* acc_ = nullptr;      // [bands_at_once * kBandRowsS8][strip]
   float* row_scale_ = nullptr;  // [strip]
   int32_t* row_zero_ = nullptr;
   float* bias_ = nullptr;      // [kBandRowsS8 * bands]
