@@ -22,8 +22,8 @@ SpmmS8Worker::SpmmS8Worker(const SpmmS8Job& job, Range rows, Range bands)
 size_t SpmmS8Worker::ScratchBytes() const {
   const size_t strip = static_cast<size_t>(kernel_.strip), columns = static_cast<size_t>(BeginOf(bands_.count()));
   return Scratch::Padded<uint8_t>(strip * static_cast<size_t>(lda_)) + ScratchPanels() +
-         Scratch::Padded<int32_t>(static_cast<size_t>(BeginOf(bands_at_once())) * strip) + Scratch::Padded<float>(strip) +
-         Scratch::Padded<int32_t>(strip) + Scratch::Padded<float>(columns) +
+         Scratch::Padded<int32_t>(static_cast<size_t>(BeginOf(bands_at_once())) * strip) +
+         Scratch::Padded<float>(strip) + Scratch::Padded<int32_t>(strip) + Scratch::Padded<float>(columns) +
          (input_.rewrites() ? Scratch::Padded<float>(static_cast<size_t>(weight_.k)) : 0) +
          (narrow() ? 2 * Scratch::Padded<float>(strip * kBandRowsS8) : 0);
 }

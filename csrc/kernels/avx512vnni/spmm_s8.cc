@@ -80,7 +80,7 @@ void MultiplyStrip(const SpmmS8Args& g) {
         const uint8_t* tokens = g.panel + offsets[r];
         int32_t quad;
         std::memcpy(&quad, quads + r * 4, sizeof quad);
-        __asm__("" : "+r"(quad));
+        __asm__("" : "+r"(quad));  // broadcast from there: the load ports are busy with the tokens
         __m512i w = _mm512_set1_epi32(quad);
         __asm__("" : "+v"(w));  // one broadcast, not one per register of the strip
 #pragma GCC unroll 4
