@@ -1,78 +1,25 @@
 // tersor._C: the kernels on NumPy arrays and raw addresses. Turns arrays into views, releases the GIL, maps exceptions.
 #include <pybind11/gil_safe_call_once.h>
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
+#include <algorithm>
 #include <string>
-#include <vector>
 
+#include "arrays.h"
 #include "tersor/executor.h"
 #include "tersor/isa.h"
 #include "tersor/linear_s8.h"
+
+namespace tersor::bindings {
+void BindSpmmS8(py::module_& m);  // spmm_s8.cc
+}  // namespace tersor::bindings
 
 namespace py = pybind11;
 
 namespace {
 
+using namespace tersor::bindings;
 using tersor::Error;
-
-// In the order of tersor::Activation.
-const char* const kActivationNames[] = {"none", "relu", "gelu", "gelu_tanh", "silu"};
-static_assert(sizeof kActivationNames / sizeof *kActivationNames == tersor::kActivationCount, "one name per code");
-
-// --- Arrays in.
-
-constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-
-using Shape = std::vector<py::ssize_t>;
-
-Shape ShapeOf(const py::array& array) { return {array.shape(), array.shape() + array.ndim()}; }
-
-std::string Text(const Shape& shape) {
-  std::string text;
-  for (const py::ssize_t extent : shape) text += (text.empty() ? "[" : ", ") + std::to_string(extent);
-  return text.empty() ? "[]" : text + "]";
-}
-
-// Any strides are welcome (a strided array is copied), another dtype is not: a conversion would change the numbers.
-template <typename T>
-py::array_t<T, py::array::c_style> ArrayOf(const py::object& object, const char* name) {
-  if (py::array_t<T, py::array::c_style | kAligned>::check_(object))
-    return py::reinterpret_borrow<py::array_t<T, py::array::c_style>>(object);
-  const py::dtype expected = py::dtype::of<T>();
-  const bool is_array = py::isinstance<py::array>(object);
-  const py::object got = is_array ? object.attr("dtype") : py::type::of(object).attr("__name__");
-  if (!is_array || !got.equal(expected))
-    throw Error(std::string(name) + ": expected a numpy array of " + std::string(py::str(expected)) + ", got " +
-                std::string(py::str(got)));
-  return py::array_t<T, py::array::c_style | kAligned>::ensure(object);
-}
-
-template <typename T>
-py::array_t<T, py::array::c_style> Matrix(const py::object& object, const char* name) {
-  py::array_t<T, py::array::c_style> array = ArrayOf<T>(object, name);
-  if (array.ndim() != 2) throw Error(std::string(name) + ": expected 2 dimensions, got shape " + Text(ShapeOf(array)));
-  return array;
-}
-
-void CheckShape(const py::array& array, const char* name, const Shape& expected) {
-  if (ShapeOf(array) != expected)
-    throw Error(std::string(name) + ": expected shape " + Text(expected) + ", got " + Text(ShapeOf(array)));
-}
-
-// An argument that may be None, which is a null pointer.
-struct OptionalFloats {
-  OptionalFloats(const py::object& object, const char* name, const Shape& expected) {
-    if (object.is_none()) return;
-    array = ArrayOf<float>(object, name);
-    CheckShape(array, name, expected);
-    data = array.data();
-  }
-  py::array_t<float, py::array::c_style> array;
-  const float* data = nullptr;
-};
 
 struct Packed {
   explicit Packed(const py::object& object) : array(ArrayOf<uint8_t>(object, "packed")) {
@@ -86,30 +33,10 @@ struct Packed {
   tersor::PackedShapeS8 shape;
 };
 
-tersor::Activation ActivationOf(const std::string& name) {
-  std::string all;
-  for (int32_t code = 0; code < tersor::kActivationCount; ++code) {
-    if (name == kActivationNames[code]) return static_cast<tersor::Activation>(code);
-    all += (code == 0 ? "" : ", ") + std::string(kActivationNames[code]);
-  }
-  throw Error("activation: '" + name + "' is unknown; there are " + all);
-}
-
 template <typename T>
 T* Address(uintptr_t address, const char* name) {
   if (address == 0) throw Error(std::string(name) + " is a null address");
   return reinterpret_cast<T*>(address);
-}
-
-// --- Arrays out.
-
-// Starts at a cache line, unlike NumPy's own memory: panels are read a cache line at a time.
-py::array_t<uint8_t> CacheLineBytes(size_t bytes) {
-  constexpr size_t kLine = 64;
-  void* memory = std::aligned_alloc(kLine, (bytes + kLine - 1) / kLine * kLine);
-  if (memory == nullptr) throw std::bad_alloc();
-  const py::capsule owner(memory, [](void* block) { std::free(block); });
-  return py::array_t<uint8_t>(static_cast<py::ssize_t>(bytes), static_cast<uint8_t*>(memory), owner);
 }
 
 py::array_t<uint8_t> PackS8(const py::object& w_in, const py::object& scale_in, const py::object& input_scale_in) {
@@ -296,4 +223,5 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         py::arg("packed"), py::arg("bytes"), Unlocked());
   m.def("unpack_rows_s8", UnpackRowsS8, py::arg("row_begin"), py::arg("rows"), py::arg("packed"), py::arg("bytes"),
         py::arg("w"), py::arg("scale"), Unlocked());
+  tersor::bindings::BindSpmmS8(m);
 }

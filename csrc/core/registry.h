@@ -16,6 +16,7 @@ struct Selection {
   const ActivationKernel* activation;
   const GemmS8Kernel* gemm_s8;
   const PeakKernel* peak;
+  const SpmmS8Kernel* spmm_s8;
   const char* isa;  // the best set under the cap
 };
 const Selection& Selected();

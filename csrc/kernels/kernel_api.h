@@ -74,6 +74,48 @@ struct GemmS8Kernel {
   void (*rows)(const GemmS8Args& args);  // m <= row_limit, any n: few rows at the speed of memory
 };
 
+// Sparse weights (docs/kernels.md, "Sparse weights"): a quad is 4 consecutive values of k of one weight row, and only
+// quads that hold a non-zero are kept. A strip is a block of rows of x (tokens); for one block of k it lies in a panel
+// [depth / 4][strip][4], and every quad meets all tokens of the strip. Weight rows go in groups of `rows`, whose quads
+// are interleaved: step s of a group holds one quad and one byte offset into the panel for each of its rows.
+constexpr int32_t kBandRowsS8 = 64;
+struct SpmmS8Args {
+  int32_t tokens;           // live tokens of the strip; the rest up to a multiple of 16 may be computed
+  int32_t groups;           // weight rows / rows, of one band of kBandRowsS8 weight rows at most
+  const uint8_t* panel;     // readable for any 16-bit offset
+  const int64_t* starts;    // [groups + 1]: the first step of each group
+  const int8_t* quads;      // [steps][rows][4]
+  const uint16_t* offsets;  // [steps][rows]
+  const uint8_t* order;     // [groups][rows]: the weight row, an index into acc
+  bool add;                 // to what acc holds: a later block of k
+  int32_t* acc;             // [weight rows][strip]
+};
+
+// The epilogue of GemmS8Args on sums that lie [n][strip].
+struct SpmmS8FinishArgs {
+  int32_t m, n;        // tokens, columns of c
+  const int32_t* acc;  // [round_up(n, 16)][strip]
+  float* c;            // [m][n], row stride ldc
+  int64_t ldc;
+  const float* row_scale;   // [m]
+  const int32_t* row_zero;  // [m]
+  const float* col_scale;   // [round_up(n, 16)], as are col_sum and bias
+  const int32_t* col_sum;
+  const float* bias;      // never null
+  const float* residual;  // [m][n], row stride ldr, or null; may be c itself
+  int64_t ldr;
+};
+
+struct SpmmS8Kernel {
+  const char* id;              // spmm_s8_<rows>x<strip>_<isa>
+  int32_t rows, strip, depth;  // depth: values of k in a panel
+  // a [tokens][k], row stride lda, into a panel. tokens is a multiple of 16; rows of a are readable, and the panel is
+  // writable, to a multiple of 64 in k.
+  void (*pack)(int32_t tokens, int32_t k, const uint8_t* a, int64_t lda, uint8_t* panel);
+  void (*multiply)(const SpmmS8Args& args);
+  void (*finish)(const SpmmS8FinishArgs& args);
+};
+
 // The ceiling that int8 kernels are measured against: the ISA's best exact multiply-add on registers alone.
 struct PeakKernel {
   const char* id;
@@ -88,6 +130,7 @@ struct KernelSet {
   const ActivationKernel* activation;
   const GemmS8Kernel* gemm_s8;
   const PeakKernel* peak;
+  const SpmmS8Kernel* spmm_s8;
 };
 
 }  // namespace tersor

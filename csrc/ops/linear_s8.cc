@@ -2,9 +2,9 @@
 #include "tersor/linear_s8.h"
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 
+#include "ops/input_rows.h"
 #include "ops/linear_s8_worker.h"
 
 namespace tersor {
@@ -31,28 +31,11 @@ void RunTask(void* context, int32_t task) {
     job.out_of_memory = true;
 }
 
-void Check(const LinearS8Args& args, const PackedViewS8& weight) {
-  const auto fail = [](const std::string& what) { throw Error("linear_s8: " + what); };
-  if (args.m < 0) fail("m=" + std::to_string(args.m) + " is negative");
-  if (args.m > 0 && (args.x == nullptr || args.y == nullptr)) fail("x and y must not be null");
-  if (args.m > 1 && args.ldy < weight.n) fail("row stride of y is shorter than a row");
-  const int32_t dtype = static_cast<int32_t>(args.dtype), activation = static_cast<int32_t>(args.activation);
-  if (dtype < 0 || dtype > static_cast<int32_t>(DType::kF16)) fail("unknown dtype code " + std::to_string(dtype));
-  if (activation < 0 || activation >= kActivationCount)
-    fail("unknown activation code " + std::to_string(activation) + "; codes are 0 to " +
-         std::to_string(kActivationCount - 1));
-  if (!(args.x_scale >= 0.0f) || !std::isfinite(args.x_scale))
-    fail("x_scale=" + std::to_string(args.x_scale) + "; it is 0 (dynamic) or a finite positive scale");
-  if (args.x_scale > 0.0f && !std::isnormal(args.x_scale)) fail("x_scale is subnormal");
-  if (args.x_zero_point < 0 || args.x_zero_point > 255)
-    fail("x_zero_point=" + std::to_string(args.x_zero_point) + " is outside [0, 255]");
-}
-
 }  // namespace
 
 void LinearS8(const LinearS8Args& args, const Executor& executor) {
   const PackedViewS8 weight = ViewPackedS8(args.packed, args.packed_bytes);
-  Check(args, weight);
+  CheckLinearArgs("linear_s8", args, weight.n);
   if (args.m == 0) return;
   LinearS8Job job{args, weight, Selected()};
   if (executor.threads > 1 && args.m * weight.n * weight.k >= kSerialMacs) {

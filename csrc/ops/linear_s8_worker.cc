@@ -1,15 +1,12 @@
 #include "ops/linear_s8_worker.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace tersor {
 namespace {
 
 // The quantised rows of a block stay in L2 while every panel passes by.
 constexpr int64_t kBlockBytes = int64_t{192} << 10;
-
-size_t ElementBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
 
 }  // namespace
 
@@ -18,6 +15,7 @@ LinearS8Worker::LinearS8Worker(const LinearS8Job& job, Range rows, Range columns
       args_(job.args),
       weight_(job.weight),
       kernel_(*job.weight.kernel),
+      input_{job.args, job.weight.k, job.weight.input_scale, job.kernels},
       rows_(rows),
       columns_(columns),
       few_(rows.count() <= kernel_.row_limit) {
@@ -44,7 +42,7 @@ size_t LinearS8Worker::ScratchBytes() const {
   return Scratch::Padded<uint8_t>(rows * static_cast<size_t>(lda_)) + Scratch::Padded<float>(rows) +
          Scratch::Padded<int32_t>(rows) + (pads_bias_ ? Scratch::Padded<float>(padded) : 0) +
          (weight_.layout.chunks > 1 ? Scratch::Padded<float>(padded) : 0) +
-         (rewrites_rows() ? Scratch::Padded<float>(static_cast<size_t>(weight_.k)) : 0) +
+         (input_.rewrites() ? Scratch::Padded<float>(static_cast<size_t>(weight_.k)) : 0) +
          (narrow() ? 2 * Scratch::Padded<float>(outs) : 0);
 }
 
@@ -62,53 +60,11 @@ void LinearS8Worker::Take(Scratch& scratch) {
     zeros_ = scratch.Take<float>(padded);
     std::fill_n(zeros_, padded, 0.0f);
   }
-  if (rewrites_rows()) row_f32_ = scratch.Take<float>(static_cast<size_t>(weight_.k));
+  if (input_.rewrites()) row_f32_ = scratch.Take<float>(static_cast<size_t>(weight_.k));
   if (narrow()) {
     const size_t outs = static_cast<size_t>(out_rows_ * out_columns_);
     out_ = scratch.Take<float>(outs);
     residual_ = scratch.Take<float>(outs);
-  }
-}
-
-const void* LinearS8Worker::Source(int64_t row) const {
-  return static_cast<const char*>(args_.x) + static_cast<size_t>(row * args_.ldx) * ElementBytes(args_.dtype);
-}
-
-RowParams LinearS8Worker::ParamsOf(const float* x) const {
-  float range[2];
-  job_.kernels.quantize->row_range(weight_.k, x, range);
-  if (args_.x_scale > 0.0f && !std::isnan(range[0])) return {args_.x_scale, 1.0f / args_.x_scale, args_.x_zero_point};
-  return ChooseRowParams(range);
-}
-
-void LinearS8Worker::QuantizeInto(int64_t i, const float* x, const RowParams& params) {
-  QuantizeRow(*job_.kernels.quantize, weight_.k, k_pad_, x, params, q_ + i * lda_);
-  row_scale_[i] = params.scale;
-  row_zero_[i] = params.zero_point;
-}
-
-void LinearS8Worker::Quantize(Range rows) {
-  if (rewrites_rows()) {
-    const ConvertKernel& convert = *job_.kernels.convert;
-    for (int64_t i = 0; i < rows.count(); ++i) {
-      const float* x = static_cast<const float*>(Source(rows.begin + i));
-      if (narrow()) {
-        convert.to_f32(args_.dtype, weight_.k, x, row_f32_);
-        x = row_f32_;
-      }
-      if (weight_.input_scale != nullptr) convert.multiply(weight_.k, x, weight_.input_scale, row_f32_);
-      QuantizeInto(i, row_f32_, ParamsOf(row_f32_));
-    }
-    return;
-  }
-  // The ranges of several rows first: the divisions of one row then overlap with the reading of the next.
-  constexpr int64_t kGroup = 4;
-  for (int64_t begin = 0; begin < rows.count(); begin += kGroup) {
-    RowParams params[kGroup];
-    const int64_t live = std::min(kGroup, rows.count() - begin);
-    const auto row = [&](int64_t i) { return static_cast<const float*>(Source(rows.begin + begin + i)); };
-    for (int64_t i = 0; i < live; ++i) params[i] = ParamsOf(row(i));
-    for (int64_t i = 0; i < live; ++i) QuantizeInto(begin + i, row(i), params[i]);
   }
 }
 

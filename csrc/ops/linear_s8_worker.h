@@ -5,24 +5,12 @@
 
 #include "core/registry.h"
 #include "core/scratch.h"
+#include "ops/input_rows.h"
 #include "ops/packed_s8.h"
-#include "ops/quantize_rows.h"
+#include "ops/range.h"
 #include "tersor/linear_s8.h"
 
 namespace tersor {
-
-struct Range {
-  int64_t begin, end;
-  int64_t count() const { return end - begin; }
-};
-
-// [0, count) in `parts` pieces whose sizes differ by one at most; no division per piece.
-struct EvenSplit {
-  int64_t each, longer;
-  EvenSplit(int64_t count, int64_t parts) : each(count / parts), longer(count % parts) {}
-  int64_t Begin(int64_t i) const { return i * each + (i < longer ? i : longer); }
-  Range operator[](int64_t i) const { return {Begin(i), Begin(i + 1)}; }
-};
 
 struct LinearS8Job {
   const LinearS8Args& args;
@@ -42,13 +30,9 @@ class LinearS8Worker {
 
  private:
   bool narrow() const { return args_.dtype != DType::kF32; }
-  bool rewrites_rows() const { return narrow() || weight_.input_scale != nullptr; }
 
   void Take(Scratch& scratch);
-  const void* Source(int64_t row) const;
-  RowParams ParamsOf(const float* x) const;
-  void QuantizeInto(int64_t i, const float* x, const RowParams& params);
-  void Quantize(Range rows);
+  void Quantize(Range rows) { input_.Quantize(rows, {q_, lda_, k_pad_, row_scale_, row_zero_}, row_f32_); }
   void RunBlock(Range block);
   void Compute(int64_t block_begin, Range rows, Range columns);
   void Finish(const GemmS8Args& g, char* y);
@@ -57,6 +41,7 @@ class LinearS8Worker {
   const LinearS8Args& args_;
   const PackedViewS8& weight_;
   const GemmS8Kernel& kernel_;
+  const InputRows input_;
   const Range rows_, columns_;
   const bool few_;  // the kernel's path for few rows takes them all at once
   int64_t k_pad_, lda_, padded_columns_, tiles_ = 1, blocks_ = 1, block_rows_, out_rows_, out_columns_;

@@ -30,14 +30,18 @@ __all__ = [
     "gemm_s8",
     "input_scale_s8",
     "inspect_s8",
+    "inspect_sparse_s8",
     "int8_ceiling",
     "linear_s8",
     "pack_s8",
+    "pack_sparse_s8",
     "packed_bytes_s8",
     "quantize_rows",
     "set_threads",
+    "spmm_s8",
     "threads",
     "unpack_s8",
+    "unpack_sparse_s8",
     "usable_cpus",
     "use",
 ]
@@ -199,3 +203,55 @@ def linear_s8(
 def activate(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """The activation `name` of `linear_s8` on float32 of any shape, as a new array."""
     return _C.activate(name, x)
+
+
+def pack_sparse_s8(
+    w: NDArray[np.int8], scale: NDArray[np.float32], input_scale: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """Packs a weight that is mostly zero for the active sparse kernel, which is fastest on zeros in 1x4 blocks.
+
+    Args:
+        w: int8 [n, k] in [-127, 127], k at most 65536; of every 4 values of k those are kept that hold a non-zero.
+        scale: float32 [n], finite and > 0; row j stands for scale[j] * w[j].
+        input_scale: float32 [k], finite and > 0, as in `pack_s8`, or None.
+
+    Returns:
+        uint8, one block of about 6 bytes per 1x4 block kept; a cache for this CPU.
+    """
+    return _C.pack_sparse_s8(w, scale, input_scale)
+
+
+def unpack_sparse_s8(packed: NDArray[np.uint8]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The inverse of `pack_sparse_s8`: w int8 [n, k] and scale float32 [n], exactly."""
+    return _C.unpack_sparse_s8(packed)
+
+
+def inspect_sparse_s8(packed: NDArray[np.uint8]) -> dict[str, Any]:
+    """What a sparse packed weight is: `n`, `k`, `quads` (the 1x4 blocks kept), `kernel` (its id) and `runnable`."""
+    return dict(_C.inspect_sparse_s8(packed))
+
+
+def spmm_s8(
+    x: NDArray[np.float32],
+    packed: NDArray[np.uint8],
+    bias: NDArray[np.float32] | None = None,
+    residual: NDArray[np.float32] | None = None,
+    activation: str = "none",
+    x_scale: float = 0.0,
+    x_zero_point: int = 0,
+) -> NDArray[np.float32]:
+    """`linear_s8` with a weight from `pack_sparse_s8`: the same numbers, bit for bit, as with the dense weight.
+
+    Args:
+        x: float32 [m, k].
+        packed: what `pack_sparse_s8` returned for the weight [n, k].
+        bias: float32 [n], or None.
+        residual: float32 [m, n], added before the activation, or None.
+        activation: "none", "relu", "gelu", "gelu_tanh" or "silu".
+        x_scale: 0 quantises each row by its own range; a positive scale is used for all rows with `x_zero_point`.
+        x_zero_point: in [0, 255].
+
+    Returns:
+        float32 [m, n].
+    """
+    return _C.spmm_s8(x, packed, bias, residual, activation, x_scale, x_zero_point)

@@ -61,8 +61,17 @@ class Matrix {
   char* begin_;
 };
 
+// An op with the arguments of LinearS8, and how to ask its packed weight for the kernel.
+struct LinearOp {
+  void (*run)(const LinearS8Args& args, const Executor& executor);
+  std::string (*kernel)(const void* packed, size_t packed_bytes);
+};
+inline const LinearOp kDense = {LinearS8,
+                                [](const void* packed, size_t bytes) { return InspectPackedS8(packed, bytes).kernel; }};
+
 inline void CheckLinear(const LinearCase& c, const std::vector<char>& packed, const Executor& executor,
-                        const std::vector<float>& expected, bool in_place_residual = false) {
+                        const std::vector<float>& expected, bool in_place_residual = false,
+                        const LinearOp& op = kDense) {
   Matrix x(c.dtype, c.m, c.k, 3), y(c.dtype, c.m, c.n, 5), residual(c.dtype, c.m, c.n, 1);
   x.Set(c.x);
   residual.Set(c.residual);
@@ -84,8 +93,8 @@ inline void CheckLinear(const LinearCase& c, const std::vector<char>& packed, co
   args.x_zero_point = c.x_zero_point;
   args.y = y.data();
   args.ldy = y.stride();
-  LinearS8(args, executor);
-  const std::string kernel = InspectPackedS8(packed.data(), packed.size()).kernel;
+  op.run(args, executor);
+  const std::string kernel = op.kernel(packed.data(), packed.size());
   for (int64_t i = 0; i < c.m; ++i)
     for (int64_t j = 0; j < c.n; ++j) {
       const float got = y.Get(i, j), want = expected[static_cast<size_t>(i * c.n + j)];

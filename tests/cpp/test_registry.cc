@@ -8,6 +8,7 @@
 #include "check.h"
 #include "core/registry.h"
 #include "ops/packed_s8.h"
+#include "ops/packed_spmm_s8.h"
 #include "tersor/isa.h"
 #include "tersor/linear_s8.h"
 
@@ -92,7 +93,7 @@ TEST(ScalarComesFirstAndHasEveryKernel) {
   const KernelSet& scalar = *RunnableKernelSets().front();
   CHECK(std::strcmp(scalar.name, "scalar") == 0);
   CHECK(scalar.quantize != nullptr && scalar.convert != nullptr && scalar.activation != nullptr);
-  CHECK(scalar.gemm_s8 != nullptr);
+  CHECK(scalar.gemm_s8 != nullptr && scalar.peak != nullptr && scalar.spmm_s8 != nullptr);
 }
 
 TEST(NamesAreUniqueAndEndInTheirIsa) {
@@ -107,6 +108,12 @@ TEST(NamesAreUniqueAndEndInTheirIsa) {
       own.emplace_back(gemm.id);
       const std::string tile = std::to_string(gemm.mr) + "x" + std::to_string(gemm.nr);
       CHECK_OR(own.back() == "gemm_s8_" + tile + "_" + set->name, "%s has a %s tile", gemm.id, tile.c_str());
+    }
+    if (set->spmm_s8 != nullptr) {
+      const tersor::SpmmS8Kernel& spmm = *set->spmm_s8;
+      own.emplace_back(spmm.id);
+      const std::string tile = std::to_string(spmm.rows) + "x" + std::to_string(spmm.strip);
+      CHECK_OR(own.back() == "spmm_s8_" + tile + "_" + set->name, "%s has a %s tile", spmm.id, tile.c_str());
     }
     for (const std::string& id : own) {
       CHECK_OR(EndsWith(id, std::string("_") + set->name), "%s in set %s", id.c_str(), set->name);
@@ -124,6 +131,19 @@ TEST(GemmKernelsKeepTheLawsOfTheContract) {
     CHECK_OR(tersor::kMaxDepthS8 % gemm.kr == 0, "%s: kr=%d", gemm.id, gemm.kr);  // chunks start unpadded
     CHECK_OR(std::strlen(gemm.id) < sizeof(tersor::PackedHeaderS8::kernel_id), "%s does not fit the packed header",
              gemm.id);
+  }
+}
+
+TEST(SparseKernelsKeepTheLawsOfTheContract) {
+  for (const KernelSet* set : RunnableKernelSets()) {
+    if (set->spmm_s8 == nullptr) continue;
+    const tersor::SpmmS8Kernel& spmm = *set->spmm_s8;
+    CHECK(spmm.rows > 0 && spmm.strip > 0 && spmm.depth > 0);
+    CHECK_OR(16 % spmm.rows == 0 && spmm.strip % 16 == 0 && spmm.depth % 64 == 0, "%s: depth=%d", spmm.id, spmm.depth);
+    CHECK_OR(int64_t{spmm.depth} * spmm.strip <= 65536, "%s: offsets into a panel need more than 16 bits", spmm.id);
+    CHECK_OR(int64_t{spmm.strip} * 4 <= 1024, "%s: a panel is not readable at the highest offset", spmm.id);
+    CHECK_OR(std::strlen(spmm.id) < sizeof(tersor::PackedHeaderSpmmS8::kernel_id), "%s does not fit the packed header",
+             spmm.id);
   }
 }
 

@@ -11,7 +11,7 @@ const PeakKernel& Peak();              // peak.cc
 
 const KernelSet& KernelSet_avx2() {
   static const KernelSet set = {"avx2",          &avx2::Quantize(), &avx2::Convert(), &avx2::Activation(),
-                                &avx2::GemmS8(), &avx2::Peak()};
+                                &avx2::GemmS8(), &avx2::Peak(),     nullptr};
   return set;
 }
 

@@ -10,8 +10,9 @@ const PeakKernel& Peak();              // peak.cc
 }  // namespace avx512
 
 const KernelSet& KernelSet_avx512() {
-  static const KernelSet set = {"avx512",          &avx512::Quantize(), &avx512::Convert(), &avx512::Activation(),
-                                &avx512::GemmS8(), &avx512::Peak()};
+  static const KernelSet set = {
+      "avx512", &avx512::Quantize(), &avx512::Convert(), &avx512::Activation(), &avx512::GemmS8(), &avx512::Peak(),
+      nullptr};
   return set;
 }
 

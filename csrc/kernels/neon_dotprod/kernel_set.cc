@@ -10,9 +10,13 @@ const PeakKernel& Peak();              // peak.cc
 }  // namespace neon_dotprod
 
 const KernelSet& KernelSet_neon_dotprod() {
-  static const KernelSet set = {"neon_dotprod",           &neon_dotprod::Quantize(),
-                                &neon_dotprod::Convert(), &neon_dotprod::Activation(),
-                                &neon_dotprod::GemmS8(),  &neon_dotprod::Peak()};
+  static const KernelSet set = {"neon_dotprod",
+                                &neon_dotprod::Quantize(),
+                                &neon_dotprod::Convert(),
+                                &neon_dotprod::Activation(),
+                                &neon_dotprod::GemmS8(),
+                                &neon_dotprod::Peak(),
+                                nullptr};
   return set;
 }
 

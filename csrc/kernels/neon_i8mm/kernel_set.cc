@@ -7,7 +7,8 @@ const PeakKernel& Peak();      // peak.cc
 }  // namespace neon_i8mm
 
 const KernelSet& KernelSet_neon_i8mm() {
-  static const KernelSet set = {"neon_i8mm", nullptr, nullptr, nullptr, &neon_i8mm::GemmS8(), &neon_i8mm::Peak()};
+  static const KernelSet set = {"neon_i8mm",        nullptr, nullptr, nullptr, &neon_i8mm::GemmS8(),
+                                &neon_i8mm::Peak(), nullptr};
   return set;
 }
 
