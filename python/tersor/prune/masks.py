@@ -45,16 +45,34 @@ def drop_in_rows(pattern: Pattern, scores: Tensor, count: int, held: Tensor) -> 
     groups, sizes = _grid(pattern, scores, held)
     values, order = groups.sort(dim=1, stable=True)
     ends = sizes.gather(1, order).cumsum(1)
-    weights = [int(size) for size in sizes.sum(dim=1)]
+    weights, gone = sizes.sum(dim=1).tolist(), (sizes * (groups == -math.inf)).sum(dim=1).tolist()
+    room = (sizes * (groups < math.inf)).sum(dim=1).tolist()
     stays = torch.ones_like(groups, dtype=torch.bool)
     values, ends, total = values.cpu(), ends.cpu(), sum(weights)
     taken = before = 0
+    later_gone, later_room = sum(gone), sum(room)
     for row, size in enumerate(weights):
         before += size
-        number = _prefix(values[row], ends[row], round(count * before / total) - taken)
+        later_gone -= gone[row]
+        later_room -= room[row]
+        due = quota(count, taken, before / total, later_gone, later_room)
+        number = _prefix(values[row], ends[row], due)
         stays[row, order[row, :number]] = False
         taken += int(ends[row, number - 1]) if number else 0
     return _expand(pattern, stays, groups, scores)
+
+
+def quota(count: int, taken: int, part: float, later_gone: int, later_possible: int) -> int:
+    """How many weights a part of a matrix loses so that the whole matrix loses ``count``.
+
+    Args:
+        taken: removed in the parts before.
+        part: the share of the matrix up to the end of this part.
+        later_gone: weights in the parts to come that were removed earlier.
+        later_possible: weights in the parts to come that can be removed.
+    """
+    rest = count - taken
+    return max(min(round(count * part) - taken, rest - later_gone), rest - later_possible)
 
 
 def _grid(pattern: Pattern, scores: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from tersor.errors import PruneError
 from tersor.prune.criteria.registry import Criterion, Needs, Statistics, register_criterion
 from tersor.prune.layers import PrunableLayer
-from tersor.prune.masks import drop_lowest
+from tersor.prune.masks import drop_lowest, quota
 from tersor.prune.patterns import NofM, Pattern
 
 
@@ -83,7 +83,9 @@ class SparseGPT(Criterion):
         taken = 0
         for group, gram in enumerate(statistics.gram):
             part = slice(group * rows, (group + 1) * rows)
-            target = count * (group + 1) // layer.groups - taken
+            later = held[part.stop :]
+            room = pattern.limit((len(later), held.shape[1]))
+            target = quota(count, taken, (group + 1) / layer.groups, int((~later).sum()), room)
             factor = self._factor(gram, layer.name)
             stays[part] = eliminate(weight[part], factor, pattern, target, held[part], self.block)
             taken += int((~stays[part]).sum())
@@ -134,9 +136,9 @@ def eliminate(weight: Tensor, factor: Tensor, pattern: Pattern, count: int, held
                 part = slice(j, min(j + choice, end))
                 scores = (weight[:, part] / factor.diagonal()[part]).square_()
                 possible += pattern.limit((scores.shape[0], scores.shape[1]))
-                frozen = held[:, part]
-                target = max(round(count * possible / limit) - taken, int((~frozen).sum()))
-                stays[:, part] = drop_lowest(pattern, scores, target, frozen)
+                gone = int((~held[:, part.stop :]).sum())
+                target = quota(count, taken, possible / limit, gone, limit - possible)
+                stays[:, part] = drop_lowest(pattern, scores, target, held[:, part])
                 taken += int((~stays[:, part]).sum())
             error = torch.where(stays[:, j], 0.0, weight[:, j] / factor[j, j])
             weight[:, j:end] -= error[:, None] * factor[j, j:end]
