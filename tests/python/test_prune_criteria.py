@@ -288,3 +288,18 @@ def test_sparsegpt_copes_with_dead_and_equal_inputs() -> None:
     model = nn.Linear(48, 8)
     Pruner(model, criterion="sparsegpt", sparsity=0.5, calibration=[x[:5]]).finish()
     assert bool(torch.isfinite(model.weight).all())
+
+
+def test_sparsegpt_layer_by_layer_sees_the_layers_pruned_before() -> None:
+    def pruned(memory: int, *includes: list[str]) -> nn.Module:
+        model = net()
+        for include in includes:
+            settings = {"criterion": "sparsegpt", "sparsity": 0.6, "calibration": noise(), "loss": loss}
+            Pruner(model, include=include, memory=memory, **settings).finish()  # type: ignore[arg-type]
+        return model
+
+    at_once, in_order = pruned(2**30, ["5", "8"]), pruned(1, ["5", "8"])
+    by_hand = pruned(2**30, ["5"], ["8"])
+    assert torch.equal(in_order[8].weight, by_hand[8].weight)
+    assert torch.equal(at_once[5].weight, in_order[5].weight)
+    assert not torch.equal(at_once[8].weight, in_order[8].weight)

@@ -239,6 +239,13 @@ def test_fit_with_accumulation_and_autocast(schedule: str) -> None:
     assert len(result.losses) == 6
     assert result.sparsity == pytest.approx(0.6, abs=0.002)
     assert not any(module.training for module in model.modules())
+
+    def zero(model: nn.Module, batch: Batch) -> Tensor:
+        return loss(model, batch) * 0
+
+    fit(model, noise(), loss, criterion="fisher", criterion_loss=loss, sparsity=0.5, progress=False)
+    with pytest.raises(PruneError, match="no gradient"):
+        fit(net(), noise(), loss, criterion="fisher", criterion_loss=zero, sparsity=0.5, progress=False)
     with pytest.raises(PruneError, match="length"):
         fit(model, iter(noise()), loss, sparsity=0.5)
     with pytest.raises(PruneError, match="epochs"):

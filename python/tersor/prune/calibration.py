@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -129,22 +129,23 @@ def _see_inputs(model: nn.Module, found: _Found, data: Calibration) -> set[int]:
 def _see_gradients(model: nn.Module, found: _Found, data: Calibration) -> set[int]:
     assert data.loss is not None
     weights = {key: layer.weight for key, (layer, _) in found.items()}
-    gradients: tuple[Tensor | None, ...]
     flags = [(weight, weight.requires_grad) for weight in weights.values()]
     seen: set[int] = set()
-    count = 0
+    count, nonzero = 0, False
     try:
         for weight, _ in flags:
             weight.requires_grad_(True)
         for count, batch in enumerate(data.batches, 1):
             with observe.quiet(model), torch.enable_grad(), _naming(count):
                 loss = data.loss(model, batch)
-                gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+                found_gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            gradients = cast("tuple[Tensor | None, ...]", found_gradients)
             for key, gradient in zip(weights, gradients, strict=True):
                 layer, statistics = found[key]
                 if gradient is None:
                     continue
                 seen.add(key)
+                nonzero = nonzero or bool(gradient.any())
                 matrix = layer.to_matrix(gradient.detach()).to(torch.float32)
                 if not bool(torch.isfinite(matrix).all()):
                     raise PruneError(f"the gradient of {layer.name} is NaN or infinite in calibration batch {count}")
@@ -153,6 +154,8 @@ def _see_gradients(model: nn.Module, found: _Found, data: Calibration) -> set[in
         for weight, flag in flags:
             weight.requires_grad_(flag)
     _check_count(count)
+    if seen and not nonzero:
+        raise PruneError("the loss has no gradient: it is zero for all weights on all calibration batches")
     return seen
 
 

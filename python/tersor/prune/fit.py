@@ -30,6 +30,7 @@ def fit(
     recovery: float = 0.3,
     removals: int = 20,
     schedule: str = "cubic",
+    criterion_loss: Loss | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> PruneResult:
@@ -45,9 +46,11 @@ def fit(
         recovery: the part of the optimiser steps, at the end, in which nothing is removed any more.
         removals: in how many portions a gradual schedule removes, at most.
         schedule: ``"cubic"``, ``"linear"``, or ``"one_shot"``, which removes all before the first step.
+        criterion_loss: what the criterion looks at, where that is not ``loss``: a loss that compares the model with its
+            float self, say, has no gradient to begin with.
         progress: a bar on standard error where that is a terminal.
-        settings: any argument of :class:`tersor.prune.Pruner` but ``schedule``, ``steps`` and ``every``. Without
-            ``calibration`` the loader and this loss are used.
+        settings: any argument of :class:`tersor.prune.Pruner` but ``schedule``, ``steps``, ``every`` and ``loss``.
+            Without ``calibration`` the loader is used.
 
     Returns:
         The result, with the loss of every optimiser step. The model is left in training mode as it was found.
@@ -61,8 +64,7 @@ def fit(
         raise PruneError("fit needs epochs, accumulate and removals >= 1 and recovery from 0 to 1")
     per_epoch = math.ceil(len(loader) / accumulate)
     steps = 0 if schedule == "one_shot" else max(1, round(per_epoch * epochs * (1 - recovery)))
-    if "calibration" not in settings:
-        settings |= {"calibration": loader, "loss": loss}
+    settings = {"calibration": loader, **settings, "loss": criterion_loss or loss}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     trainer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0) if optimizer is None else optimizer(parameters)
     pruner = Pruner(model, schedule=schedule, steps=steps, every=max(1, math.ceil(steps / removals)), **settings)

@@ -47,7 +47,8 @@ class SparseGPT(Criterion):
     Raises:
         PruneError: ``block < 1`` or ``damping <= 0``.
 
-    Memory: per layer the matrix of ``in^2`` float32, while solving two of float64 beside it.
+    Memory: per layer the matrix of ``in^2`` float32, while solving three of float64 beside it. Layers that were solved
+    before an error stay changed.
     Source: Frantar and Alistarh, SparseGPT, arXiv 2301.00774, algorithm 1.
     """
 
@@ -99,15 +100,17 @@ class SparseGPT(Criterion):
         if not 0 <= mean < float("inf"):
             raise PruneError(f"{name}: its inputs hold NaN or infinity")
         diagonal[diagonal == 0] = mean or 1.0
-        damping = self.damping
+        damping, added = self.damping, 0.0
         while damping < 1e6:
-            damped = wide + damping * (mean or 1.0) * torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-            lower, failed = torch.linalg.cholesky_ex(damped)
+            diagonal += (damping - added) * (mean or 1.0)
+            lower, failed = torch.linalg.cholesky_ex(wide)
             if not bool(failed):
-                upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+                inverse = torch.cholesky_inverse(lower)
+                del lower
+                upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
                 if not bool(failed):
                     return torch.as_tensor(upper, dtype=torch.float32)
-            damping *= 10
+            damping, added = 10 * damping, damping
         raise PruneError(f"{name}: the second moments of its inputs can't be factorised")
 
 
