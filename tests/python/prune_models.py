@@ -11,6 +11,11 @@ from torch.nn import functional
 
 Batch = tuple[Tensor, Tensor]
 
+OPTIMISERS: dict[str, Any] = {
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.1),
+    "sgd momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True),
+}
+
 
 def net() -> nn.Sequential:
     """A grouped convolution, a linear layer of awkward width, another one: 8x8 pictures to 10 classes."""
@@ -67,3 +72,9 @@ def hooks(model: nn.Module) -> int:
         for key, table in module.__dict__.items()
         if key.endswith("hooks") and table is not None
     )
+
+
+def check_clean(model: nn.Module, keys: list[str]) -> None:
+    assert list(model.state_dict()) == keys
+    assert hooks(model) == 0
+    assert not any("mask" in key or "orig" in key for module in model.modules() for key in module.__dict__)

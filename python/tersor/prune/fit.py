@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import replace
 from typing import Any
 
@@ -53,7 +55,7 @@ def fit(
             Without ``calibration`` the loader is used.
 
     Returns:
-        The result, with the loss of every optimiser step. The model is left in training mode as it was found.
+        The result, with the loss of every optimiser step. Training flags are left as they were found.
 
     Raises:
         PruneError: a value out of range, a loader without length or batches, a loss that is NaN or infinite.
@@ -69,19 +71,25 @@ def fit(
     trainer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0) if optimizer is None else optimizer(parameters)
     pruner = Pruner(model, schedule=schedule, steps=steps, every=max(1, math.ceil(steps / removals)), **settings)
     losses: list[float] = []
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.train()
+    with _training(model):
         for epoch in range(epochs):
             text = f"pruning, epoch {epoch + 1} of {epochs}"
             batches = iter(track(loader, text, total=len(loader), shown=progress))
-            while portion := [batch for _, batch in zip(range(accumulate), batches, strict=False)]:
+            while portion := list(itertools.islice(batches, accumulate)):
                 losses.append(_optimiser_step(model, portion, loss, trainer, autocast))
                 pruner.step()
+    return replace(pruner.finish(), losses=losses)
+
+
+@contextlib.contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        model.train()
+        yield
     finally:
         for module, training in flags:
             module.training = training
-    return replace(pruner.finish(), losses=losses)
 
 
 def _optimiser_step(
