@@ -11,12 +11,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from tersor import checkpoint, errors, kernels, nn, ops, recipe, report, steps
+    from tersor import checkpoint, errors, kernels, nn, ops, prune, recipe, report, steps
     from tersor.benchmark import benchmark
     from tersor.checkpoint import inspect, load, save
     from tersor.compress import CompressionResult, compress
     from tersor.doctor import doctor
-    from tersor.errors import CheckpointError, NativeError, RecipeError, SwapError, TersorError
+    from tersor.errors import CheckpointError, NativeError, PruneError, RecipeError, SwapError, TersorError
     from tersor.recipe import Recipe
     from tersor.report import Report
     from tersor.swap import SwapReport, restore, swap
@@ -28,6 +28,7 @@ __all__ = [
     "CheckpointError",
     "CompressionResult",
     "NativeError",
+    "PruneError",
     "Recipe",
     "RecipeError",
     "Report",
@@ -44,6 +45,7 @@ __all__ = [
     "load",
     "nn",
     "ops",
+    "prune",
     "recipe",
     "report",
     "restore",
@@ -54,11 +56,12 @@ __all__ = [
 ]
 
 # Where each public name lives: a module itself, or a name inside one.
-_MODULES: Final = frozenset({"checkpoint", "errors", "kernels", "nn", "ops", "recipe", "report", "steps"})
+_MODULES: Final = frozenset({"checkpoint", "errors", "kernels", "nn", "ops", "prune", "recipe", "report", "steps"})
 _HOMES: Final[dict[str, str]] = {
     "CheckpointError": "errors",
     "CompressionResult": "compress",
     "NativeError": "errors",
+    "PruneError": "errors",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Report": "report",

@@ -34,3 +34,7 @@ class RecipeError(TersorError, ValueError):
 
 class SwapError(TersorError):
     """A layer cannot be replaced as asked."""
+
+
+class PruneError(TersorError):
+    """A model can't be pruned as asked."""

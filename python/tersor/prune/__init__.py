@@ -1,0 +1,60 @@
+"""Pruning in plain PyTorch: criteria, patterns, schedules, and a pruner for one's own training loop.
+
+It leaves true zeros in the model's own weights. No recipe step for it exists until layers exist that make something
+of the zeros: by itself pruning makes neither the model smaller nor faster.
+"""
+
+from tersor.prune.calibration import Calibration
+from tersor.prune.criteria import (
+    CRITERIA,
+    Criterion,
+    Entropy,
+    Fisher,
+    Gradient,
+    Magnitude,
+    Random,
+    SparseGPT,
+    Statistics,
+    Wanda,
+    register_criterion,
+)
+from tersor.prune.fit import fit
+from tersor.prune.layers import PrunableLayer, find_layers
+from tersor.prune.patterns import Blocks, NofM, Pattern, Unstructured, parse_pattern
+from tersor.prune.pruner import PrunedLayer, Pruner, PruneResult
+from tersor.prune.schedules import SCHEDULES, Cubic, Linear, OneShot, Schedule, register_schedule
+from tersor.prune.sensitivity import Sensitivity, sensitivity_scan
+
+__all__ = [
+    "CRITERIA",
+    "SCHEDULES",
+    "Blocks",
+    "Calibration",
+    "Criterion",
+    "Cubic",
+    "Entropy",
+    "Fisher",
+    "Gradient",
+    "Linear",
+    "Magnitude",
+    "NofM",
+    "OneShot",
+    "Pattern",
+    "PrunableLayer",
+    "PruneResult",
+    "PrunedLayer",
+    "Pruner",
+    "Random",
+    "Schedule",
+    "Sensitivity",
+    "SparseGPT",
+    "Statistics",
+    "Unstructured",
+    "Wanda",
+    "find_layers",
+    "fit",
+    "parse_pattern",
+    "register_criterion",
+    "register_schedule",
+    "sensitivity_scan",
+]
