@@ -29,6 +29,29 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        exists=True,
+        dir_okay=False,
+        help="A TOML recipe; by default int8 weights, dynamic activations.",
+    ),
+]
+DataFactory = Annotated[
+    str | None,
+    typer.Option(
+        help="package.module:factory returning example inputs, or a dict with example_inputs, other_inputs, "
+        "calibration, train."
+    ),
+]
+Examples = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Example input [NAME=]SHAPE[:DTYPE], such as 8x384 or input_ids=1x128:int64; repeat it for every input."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Torch threads; by default what torch chooses.")]
 
 
@@ -101,30 +124,9 @@ def options(
 def compress(
     model: Annotated[str, typer.Argument(help="package.module:factory, or a folder of a Hugging Face model.")],
     out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="The file to write.")],
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            "--recipe",
-            "-r",
-            exists=True,
-            dir_okay=False,
-            help="A TOML recipe; by default int8 weights, dynamic activations.",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="package.module:factory returning example inputs, or a dict with example_inputs, "
-            "other_inputs, calibration, train."
-        ),
-    ] = None,
-    example: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Example input [NAME=]SHAPE[:DTYPE], such as 8x384 or input_ids=1x128:int64; repeat it for "
-            "every input."
-        ),
-    ] = None,
+    recipe: RecipeFile = None,
+    data: DataFactory = None,
+    example: Examples = None,
     force: Annotated[bool, typer.Option("--force", help="Compress layers without asking whether it pays.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also write the report, to a .html or .json file.")] = None,
     threads: Threads = None,
@@ -159,7 +161,11 @@ def compress(
         typer.echo(json.dumps({**content, "report": result.report.to_dict()}, indent=2))
         return
     _show(result.report, False)
-    if not arguments:
+    _tell_saved(out, size, bool(arguments))
+
+
+def _tell_saved(out: Path, size: int, with_inputs: bool) -> None:
+    if not with_inputs:
         typer.echo("Without --example or --data, layers are judged for 1 to 256 rows and errors are not measured.")
     typer.echo(f"Saved {out} ({size / 1e6:.1f} MB). Load it with tersor.load({str(out)!r}, model=make_float_model()).")
 
