@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tersor import modules, observe
 from tersor.errors import RecipeError
-from tersor.nn.float_linear import input_peaks
+from tersor.nn.float_linear import weight_matrix
 from tersor.progress import track
-from tersor.quantize import input_scale
+from tersor.quantize import input_scale, linear_error
 from tersor.selection import Choice, open_choices
 from tersor.steps import Quantize
-from tersor.swap import replacement
 
 SMOOTHING_BATCHES = 64
 """Calibration batches that are looked at where they serve smoothing alone; static ranges look at all."""
@@ -68,34 +67,32 @@ def look_at_inputs(
     return "the example inputs" if calibration is None else "the calibration data"
 
 
-def fitted(choice: Choice, step: Quantize) -> nn.Module:
-    """The int8 layer for a choice, with the static range and, where that reduces its error, the smoothing of `step`.
+def fit(choice: Choice, step: Quantize) -> None:
+    """Give a choice its static range and, where that reduces the layer's error, the smoothing of `step`.
 
-    The error is that of the layer's output against the float layer's on a sample of rows that the layer was given.
-    Smoothing makes it larger for some layers, such as those behind a GELU, whose few large inputs meet large weights.
+    The error is that of the layer's output on a sample of rows that it was given. Smoothing makes it larger for some
+    layers, such as those behind a GELU, whose few large inputs are rare.
 
     Raises:
-        ValueError: the layer can't be packed.
+        ValueError: the weight holds NaN or infinity.
     """
-    module, seen = choice.candidate.module, choice.seen
-    channels, sample = (None, None) if seen is None else (seen.channels, seen.sample)
-    if channels is None or sample is None:
-        return replacement(choice)
+    seen, choice.seen = choice.seen, None  # its rows are not needed any more
+    if seen is None or seen.channels is None or seen.sample is None:
+        return
+    weight, static = weight_matrix(choice.candidate.module), step.activations == "static"
     candidates: list[Tensor | None] = [None]
-    if step.smooth > 0 and channels.is_finite:
-        candidates.append(input_scale(input_peaks(module), channels.peak(), step.smooth))
-    found: list[tuple[float, Choice, nn.Module]] = []
-    for candidate in candidates:
-        made = dataclasses.replace(choice, input_scale=candidate)
-        if step.activations == "static":
-            made.x_scale, made.x_zero_point = channels.x_range(candidate)
-        layer = replacement(made)
-        error = observe.layer_error(layer, module, sample.rows) if len(candidates) > 1 else 0.0
-        found.append((error, made, layer))
-    _, made, layer = min(found, key=lambda item: item[0])  # the first, without smoothing, where errors are equal
-    choice.x_scale, choice.x_zero_point, choice.input_scale = made.x_scale, made.x_zero_point, made.input_scale
-    choice.seen = None  # its rows are not needed any more
-    return layer
+    if step.smooth > 0 and seen.channels.is_finite:
+        low, high = torch.aminmax(weight, dim=0)  # [in_features] each
+        candidates.append(input_scale(torch.maximum(high, -low), seen.channels.peak(), step.smooth))
+    ranges = [seen.channels.x_range(candidate) if static else (0.0, 0) for candidate in candidates]
+    best = 0
+    if len(candidates) > 1:
+        plain, smoothed = (
+            linear_error(weight, seen.sample.rows, candidate, *x_range)
+            for candidate, x_range in zip(candidates, ranges, strict=True)
+        )
+        best = int(smoothed < plain)
+    choice.input_scale, (choice.x_scale, choice.x_zero_point) = candidates[best], ranges[best]
 
 
 def smoothing_note(step: Quantize, choices: Iterable[Choice], source: str | None) -> str | None:

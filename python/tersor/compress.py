@@ -10,13 +10,13 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from tersor import modules, observe
-from tersor.calibrate import fitted, look_at_inputs, smoothing_note
+from tersor.calibrate import fit, look_at_inputs, smoothing_note
 from tersor.errors import RecipeError, SwapError
 from tersor.recipe import Recipe
 from tersor.report import LayerRow, Report
 from tersor.selection import Choice, choose, convert, judge, open_choices, require_any
 from tersor.steps import Quantize
-from tersor.swap import check_model, layer_row, make_report
+from tersor.swap import check_model, layer_row, make_report, replacement
 
 LARGE_ERROR = 0.05
 """Relative error of a layer above which the report suggests what to do."""
@@ -56,8 +56,8 @@ def compress(
     The model is run in eval mode without gradients; its training flags, buffers and torch's random state are put
     back. The same inputs on the same host give the same weights.
 
-    Peak memory: the float model, the compressed one, a second packed copy of the layer being converted, and up to 66
-    rows of each layer's input; the float weights of compressed layers are never copied.
+    Peak memory: the float model, the compressed one, a few megabytes of the layer being converted, and up to 66 rows
+    of each layer's input; the float weights of compressed layers are never copied.
 
     Args:
         model: the float model, on the CPU; a bare ``nn.Linear`` works too.
@@ -89,7 +89,8 @@ def compress(
     replacements: dict[nn.Module, nn.Module] = {}
 
     def build(choice: Choice) -> None:
-        replacements[choice.candidate.module] = fitted(choice, step)
+        fit(choice, step)
+        replacements[choice.candidate.module] = replacement(choice)
 
     convert(choices, build, progress)
     require_any(choices)

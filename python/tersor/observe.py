@@ -213,14 +213,6 @@ def _square(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor.to(torch.float32), dtype=torch.float64)) ** 2
 
 
-def layer_error(layer: nn.Module, reference: nn.Module, x: Tensor) -> float:
-    """The error of a layer on the input x, ``|y - y_ref| / |y_ref|`` (2-norms); hooks are not called."""
-    sums = _Sums()
-    with torch.no_grad():
-        sums.add(layer.forward(x), reference.forward(x))
-    return sums.relative()
-
-
 def layer_errors(model: nn.Module, pairs: dict[nn.Module, nn.Module], inputs: Any) -> tuple[dict[int, float], Any]:
     """The error each replacement makes on what its float layer is given, ``|y - y_float| / |y_float|`` (2-norms).
 

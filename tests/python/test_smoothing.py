@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy_reference as reference
 import pytest
 import torch
 from torch import Tensor
 
-from tersor.quantize import ChannelRange, input_scale
+from tersor.quantize import ChannelRange, dequantize_s8, fake_quantize, input_scale, linear_error, quantize_s8
 from tersor.quantize.smoothing import LARGEST_RATIO, SMALLEST_SCALE
 
 MAX = torch.finfo(torch.float32).max
@@ -107,3 +110,32 @@ def test_channel_range_notices_what_is_not_finite(bad: float) -> None:
     seen.add(torch.tensor([[0.0, bad, 1.0]]))
     seen.add(torch.ones(4, 3))
     assert not seen.is_finite
+
+
+@pytest.mark.parametrize("static", [(0.0, 0), (0.02, 131)])
+def test_fake_quantize_is_what_the_integers_stand_for(static: tuple[float, int]) -> None:
+    x = torch.cat([torch.randn(20, 30) * torch.logspace(-3, 3, 20)[:, None], torch.zeros(1, 30)])
+    got = fake_quantize(x, *static)
+    q, scale, zero = (torch.from_numpy(part) for part in reference.quantize_rows(x.numpy(), *static)[:3])
+    expected = (q.int() - zero[:, None]) * scale[:, None]
+    assert ((got - expected).abs() > 1e-6 * scale[:, None]).float().mean() < 1e-3  # ties may fall the other way
+    assert ((got - expected).abs() <= 1.001 * scale[:, None]).all()
+
+
+@pytest.mark.parametrize("smoothed", [False, True])
+@pytest.mark.parametrize("static", [(0.0, 0), (0.02, 131)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_linear_error_is_that_of_the_product(smoothed: bool, static: tuple[float, int], dtype: torch.dtype) -> None:
+    weight, x = torch.randn(1 << 9, 1 << 12).to(dtype), torch.randn(9, 1 << 12).to(dtype)
+    c = torch.rand(1 << 12) + 0.1 if smoothed else None
+    q, scale = quantize_s8(weight.float(), c)
+    y = fake_quantize(x.float() if c is None else x.float() * c, *static) @ dequantize_s8(q, scale).t()
+    exact = x.float() @ weight.float().t()
+    assert linear_error(weight, x, c, *static) == pytest.approx(float((y - exact).norm() / exact.norm()), rel=1e-3)
+
+
+def test_linear_error_of_nothing() -> None:
+    assert math.isnan(linear_error(torch.ones(3, 4), torch.zeros(2, 4)))
+    assert math.isnan(linear_error(torch.ones(3, 4), torch.full((2, 4), float("nan"))))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        linear_error(torch.full((3, 4), float("nan")), torch.zeros(2, 4))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -35,8 +34,7 @@ def float_weight_problem(module: nn.Module) -> str | None:
     return None
 
 
-def input_peaks(module: nn.Module) -> Tensor:
-    """The largest absolute weight of each input channel of a float layer, [in_features]; no copy of the weight."""
+def weight_matrix(module: nn.Module) -> Tensor:
+    """The weight of a float layer as [out_features, in_features], a view without a graph."""
     weight: Tensor = module.weight.detach()  # type: ignore[operator]
-    low, high = torch.aminmax(weight, dim=1 if is_conv1d(module) else 0)
-    return torch.maximum(high, -low)
+    return weight.t() if is_conv1d(module) else weight
