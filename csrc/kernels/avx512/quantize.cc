@@ -2,7 +2,6 @@
 // do what the clamp of the definition does, because its bounds are integers.
 #include <immintrin.h>
 
-
 #include "kernels/kernel_api.h"
 
 namespace tersor::avx512 {
