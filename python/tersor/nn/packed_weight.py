@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -9,6 +10,19 @@ from torch import Tensor
 
 from tersor._native import core
 from tersor.quantize import block_rows, dequantize_s8, quantize_s8_blocks
+
+_OWN_MAPPING_BYTES = 4 << 20
+
+
+def _room(size: int) -> Tensor:
+    """Uninitialised uint8 [size].
+
+    A large block is a mapping of its own: the system gives huge pages, which a weight that is read once per call needs,
+    to memory that was never touched, and what the allocator hands out may have been.
+    """
+    if size < _OWN_MAPPING_BYTES:
+        return torch.empty(size, dtype=torch.uint8, device="cpu")
+    return torch.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE), dtype=torch.uint8)
 
 
 def pack_blocks(
@@ -24,7 +38,7 @@ def pack_blocks(
     """
     native = core()
     with torch.inference_mode(False):
-        packed = torch.empty(native.packed_bytes_s8(n, k), dtype=torch.uint8, device="cpu")
+        packed = _room(native.packed_bytes_s8(n, k))
     address, size = packed.data_ptr(), packed.numel()
     native.pack_begin_s8(n, k, address, size)
     if input_scale is not None:
