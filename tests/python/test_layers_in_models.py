@@ -152,16 +152,16 @@ def test_reading_the_weight() -> None:
 
 
 def test_large_weight_lives_in_a_mapping_of_its_own() -> None:
-    """From 4 MiB on the packed bytes are not the allocator's; copies, pickles and sharing do not notice."""
-    layer = Int8Linear.from_float(nn.Linear(2048, 2304))
-    assert layer.packed.numel() > 4 << 20
-    x = torch.randn(3, 2048)
+    """From 8 MiB on the packed bytes are not the allocator's; copies, pickles and sharing do not notice."""
+    layer = Int8Linear.from_float(nn.Linear(4096, 2304))
+    assert layer.packed.numel() > 8 << 20
+    x = torch.randn(3, 4096)
     expected = layer(x)
-    loaded = Int8Linear(2048, 2304)
+    loaded = Int8Linear(4096, 2304)
     loaded.load_state_dict(layer.state_dict())
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded, layer.share_memory()):
         assert torch.equal(other(x), expected)
     with torch.device("meta"), torch.inference_mode():
-        made = Int8Linear.from_float(nn.Linear(2048, 2304, device="cpu"))
+        made = Int8Linear.from_float(nn.Linear(4096, 2304, device="cpu"))
     assert made.packed.device.type == "cpu"
     assert not made.packed.is_inference()

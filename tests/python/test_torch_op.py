@@ -182,6 +182,11 @@ def cpu_ticks_by_thread() -> dict[str, int]:
 def busy_threads(call: Callable[[], Any]) -> int:
     """How many threads do at least a tenth of the work of `call`, repeated for half a second of CPU time."""
     call()
+    for _ in range(50):  # threads that earlier tests left behind come to rest first
+        before = cpu_ticks_by_thread()
+        time.sleep(0.1)
+        if cpu_ticks_by_thread() == before:
+            break
     before, start = cpu_ticks_by_thread(), time.process_time()
     while time.process_time() - start < 0.5:
         call()
@@ -198,7 +203,9 @@ def test_set_num_threads_is_obeyed(rng: np.random.Generator) -> None:
         for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
             check(weight(x), expected)
-            assert busy_threads(lambda: weight(x)) <= min(threads, kernels.usable_cpus())
+            allowed = min(threads, kernels.usable_cpus())
+            # Another test's thread may wake up during one measurement; ours would be there in each.
+            assert any(busy_threads(lambda: weight(x)) <= allowed for _ in range(3))
         torch.set_num_threads(2)
         assert busy_threads(lambda: weight(x)) == min(2, kernels.usable_cpus())
     finally:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tersor._native import core
 from tersor.quantize import block_rows, dequantize_s8, quantize_s8_blocks
 
-_OWN_MAPPING_BYTES = 4 << 20
+_OWN_MAPPING_BYTES = 8 << 20
 
 
 def _room(size: int) -> Tensor:
