@@ -1,7 +1,8 @@
 // The activation functions: one algorithm over a vector type, so that every ISA gives the same bits. Derivation and
 // measured errors: docs/kernels.md, "Activations".
 //
-// Included only by kernels/<isa>/activation.cc, which defines, in its own anonymous namespace, a vector type V:
+// Included only by kernels/<isa>/activation.cc and kernels/cuda/epilogue.cuh, which define, in their own anonymous
+// namespace, a vector type V:
 //   F, kLanes            the vector and how many floats it holds
 //   Load, Store          from and to unaligned memory;  Set: one value in every lane
 //   Add Sub Mul Div      each rounded once
@@ -15,8 +16,11 @@
 
 #include "kernels/kernel_api.h"
 
-// Called twice, for whole vectors and for the rest: without it the compiler keeps a call in the loop.
+// Called twice, for whole vectors and for the rest: without it the compiler keeps a call in the loop. CUDA code defines
+// it as device code.
+#ifndef TERSOR_INLINE
 #define TERSOR_INLINE __attribute__((always_inline)) inline
+#endif
 
 namespace {
 
