@@ -45,6 +45,12 @@ py::tuple Unpack(const py::object& packed_in) {
   return py::make_tuple(w, scale);
 }
 
+py::object InputScale(const py::object& packed_in) {
+  const PackedSparse packed(packed_in);
+  const float* values = InputScaleSpmmS8(packed.data(), packed.size());
+  return values == nullptr ? py::object(py::none()) : py::array_t<float>(packed.info.k, values);
+}
+
 py::dict Inspect(const py::object& packed_in) {
   const PackedInfoSpmmS8 info = PackedSparse(packed_in).info;
   return py::dict(py::arg("n") = info.n, py::arg("k") = info.k, py::arg("quads") = info.quads,
@@ -85,6 +91,7 @@ py::array_t<float> Multiply(const py::object& x_in, const py::object& packed_in,
 void BindSpmmS8(py::module_& m) {
   m.def("pack_sparse_s8", Pack, py::arg("w"), py::arg("scale"), py::arg("input_scale") = py::none());
   m.def("unpack_sparse_s8", Unpack, py::arg("packed"));
+  m.def("input_scale_sparse_s8", InputScale, py::arg("packed"));
   m.def("inspect_sparse_s8", Inspect, py::arg("packed"));
   m.def("spmm_s8", Multiply, py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(),
         py::arg("residual") = py::none(), py::arg("activation") = "none", py::arg("x_scale") = 0.0f,

@@ -18,6 +18,8 @@ from tersor.errors import NativeError
 
 MIN_TORCH = (2, 10)
 
+_OPS = ("linear_s8", "spmm_s8")
+
 _REINSTALL = (
     "install tersor again for this Python: `pip install --force-reinstall tersor`, or `pip install .` in a checkout."
 )
@@ -74,7 +76,7 @@ def torch_ops() -> None:
     except OSError as error:
         why = error.__cause__ or error  # torch puts the loader's own message into the cause
         raise NativeError(f"tersor's _torch_ops.so does not load with {found} ({why}).", _REINSTALL) from error
-    if not hasattr(torch.ops.tersor, "linear_s8"):
+    if not all(hasattr(torch.ops.tersor, op) for op in _OPS):
         raise NativeError(
             f"{found} refused the ops of {path}; its message is on stderr.",
             "load only one copy of tersor in a process, or start a new one.",

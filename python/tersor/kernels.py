@@ -29,6 +29,7 @@ __all__ = [
     "built",
     "gemm_s8",
     "input_scale_s8",
+    "input_scale_sparse_s8",
     "inspect_s8",
     "inspect_sparse_s8",
     "int8_ceiling",
@@ -224,6 +225,11 @@ def pack_sparse_s8(
 def unpack_sparse_s8(packed: NDArray[np.uint8]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """The inverse of `pack_sparse_s8`: w int8 [n, k] and scale float32 [n], exactly."""
     return _C.unpack_sparse_s8(packed)
+
+
+def input_scale_sparse_s8(packed: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+    """The `input_scale` that a sparse weight was packed with, float32 [k], or None."""
+    return _C.input_scale_sparse_s8(packed)
 
 
 def inspect_sparse_s8(packed: NDArray[np.uint8]) -> dict[str, Any]:

@@ -31,6 +31,23 @@ what was got. Runs on torch's own threads, at most as many as the process has CP
 """
 
 
+SPMM_S8: Final = torch.ops.tersor.spmm_s8.default
+"""spmm_s8(x, packed, bias, residual, out_features, activation, x_scale, x_zero_point) -> Tensor
+
+LINEAR_S8 with a sparse packed weight (tersor.kernels.pack_sparse_s8): the same numbers, bit for bit, as with the dense
+one. Arguments, result and errors are those of LINEAR_S8.
+"""
+
+
+def _linear_fake(op: str, x: Tensor, out_features: int) -> Tensor:
+    if x.dim() < 1:
+        raise RuntimeError(f"tersor::{op}: x: expected shape [..., in_features], got []")
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise RuntimeError(f"tersor::{op}: x: expected float32, bfloat16 or float16, got {x.dtype}")
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+@torch.library.register_fake("tersor::linear_s8")
 def _linear_s8_fake(
     x: Tensor,
     packed: Tensor,
@@ -41,11 +58,18 @@ def _linear_s8_fake(
     x_scale: float,
     x_zero_point: int,
 ) -> Tensor:
-    if x.dim() < 1:
-        raise RuntimeError("tersor::linear_s8: x: expected shape [..., in_features], got []")
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise RuntimeError(f"tersor::linear_s8: x: expected float32, bfloat16 or float16, got {x.dtype}")
-    return x.new_empty((*x.shape[:-1], out_features))
+    return _linear_fake("linear_s8", x, out_features)
 
 
-torch.library.register_fake("tersor::linear_s8", _linear_s8_fake)
+@torch.library.register_fake("tersor::spmm_s8")
+def _spmm_s8_fake(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    out_features: int,
+    activation: int,
+    x_scale: float,
+    x_zero_point: int,
+) -> Tensor:
+    return _linear_fake("spmm_s8", x, out_features)

@@ -8,19 +8,23 @@ import torch
 from torch import Tensor
 
 from tersor import kernels
-from tersor.ops import ACTIVATIONS, LINEAR_S8
+from tersor.ops import ACTIVATIONS, LINEAR_S8, SPMM_S8
 
 NONE = torch.empty(0)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+OPS = {"linear_s8": (LINEAR_S8, kernels.pack_s8), "spmm_s8": (SPMM_S8, kernels.pack_sparse_s8)}
 
 
 class PackedWeight:
-    """A [n, k] weight; calling it calls the op, `expected` says what must come out."""
+    """A [n, k] weight; calling it calls the op, `expected` says what must come out. Two thirds of it are 0 in spmm_s8."""
 
-    def __init__(self, rng: np.random.Generator, n: int, k: int) -> None:
+    def __init__(self, rng: np.random.Generator, n: int, k: int, op: str = "linear_s8") -> None:
         self.n, self.k = n, k
         self.w, self.scale = reference.weight(rng, n, k)
-        self.packed = torch.from_numpy(kernels.pack_s8(self.w, self.scale))
+        self.op, pack = OPS[op]
+        if op == "spmm_s8":
+            self.w[rng.random((n, k)) < 2 / 3] = 0
+        self.packed = torch.from_numpy(pack(self.w, self.scale))
 
     def __call__(
         self,
@@ -32,7 +36,8 @@ class PackedWeight:
         x_zero_point: int = 0,
     ) -> Tensor:
         code = ACTIVATIONS[activation]
-        return LINEAR_S8(x, self.packed, bias, residual, self.n, code, x_scale, x_zero_point)
+        y: Tensor = self.op(x, self.packed, bias, residual, self.n, code, x_scale, x_zero_point)
+        return y
 
     def expected(
         self,

@@ -38,7 +38,10 @@ def test_equals_the_dense_op(
 def test_input_scale_smooths(isa: str, rng: np.random.Generator) -> None:
     w, scale = sparse(rng, 20, 37, 0.3, 4)
     x, smooth = rng.standard_normal((9, 37)).astype(np.float32), rng.uniform(0.1, 2, 37).astype(np.float32)
-    got = kernels.spmm_s8(x, kernels.pack_sparse_s8(w, scale, smooth))
+    packed = kernels.pack_sparse_s8(w, scale, smooth)
+    np.testing.assert_array_equal(kernels.input_scale_sparse_s8(packed), smooth)
+    assert kernels.input_scale_sparse_s8(kernels.pack_sparse_s8(w, scale)) is None
+    got = kernels.spmm_s8(x, packed)
     np.testing.assert_array_equal(got, reference.linear(x * smooth, w, scale))
 
 

@@ -1,4 +1,4 @@
-"""torch.ops.tersor.linear_s8: results, layouts, dtypes, errors, threads, processes."""
+"""torch.ops.tersor.linear_s8 and spmm_s8: results, layouts, dtypes, errors, threads, processes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from packed_weight import DTYPES, NONE, PackedWeight, check
+from packed_weight import DTYPES, NONE, OPS, PackedWeight, check
 from torch import Tensor
 
 from tersor import _C, kernels
-from tersor.ops import ACTIVATIONS, LINEAR_S8
+from tersor.ops import ACTIVATIONS
 
 N, K = 45, 70
 
 
-@pytest.fixture
-def weight(rng: np.random.Generator) -> PackedWeight:
+@pytest.fixture(params=OPS)
+def weight(rng: np.random.Generator, request: pytest.FixtureRequest) -> PackedWeight:
     torch.manual_seed(3)
-    return PackedWeight(rng, N, K)
+    return PackedWeight(rng, N, K, request.param)
 
 
 def test_the_codes_are_those_of_the_library() -> None:
@@ -99,9 +99,9 @@ def test_no_rows(weight: PackedWeight, shape: tuple[int, ...]) -> None:
 def test_a_packed_weight_may_start_at_any_multiple_of_8(weight: PackedWeight) -> None:
     x = torch.randn(3, K)
     store = torch.empty(weight.packed.numel() + 8, dtype=torch.uint8)
-    check(LINEAR_S8(x, store[8:].copy_(weight.packed), NONE, NONE, N, 0, 0.0, 0), weight.expected(x))
+    check(weight.op(x, store[8:].copy_(weight.packed), NONE, NONE, N, 0, 0.0, 0), weight.expected(x))
     with pytest.raises(RuntimeError, match="its address is not a multiple of 8"):
-        LINEAR_S8(x, store[1:-7].copy_(weight.packed), NONE, NONE, N, 0, 0.0, 0)
+        weight.op(x, store[1:-7].copy_(weight.packed), NONE, NONE, N, 0, 0.0, 0)
 
 
 def test_the_residual_may_be_x_itself(rng: np.random.Generator) -> None:
@@ -136,7 +136,7 @@ X = torch.randn(2, K)
         ({"x_scale": -0.5}, "x_scale=-0.5"),
         ({"x_scale": float("nan")}, "x_scale="),
         ({"x_zero_point": 256}, r"x_zero_point=256 is outside \[0, 255\]"),
-        ({"packed": lambda p: p[:-1]}, "packed int8 weight: header says"),
+        ({"packed": lambda p: p[:-1]}, "packed (sparse )?int8 weight: header says"),
         ({"packed": lambda p: p[:0]}, "0 bytes are too few"),
         ({"packed": lambda p: torch.zeros_like(p)}, "pack the weight again"),
         ({"packed": lambda p: p.to(torch.int8)}, "packed: expected uint8, got int8"),
@@ -157,7 +157,7 @@ def test_wrong_arguments_say_what_was_expected_and_what_was_got(
     if callable(change.get("packed")):
         change = {"packed": change["packed"](weight.packed)}
     with pytest.raises(RuntimeError, match=message):
-        LINEAR_S8(**{**arguments, **change})
+        weight.op(**{**arguments, **change})
 
 
 def test_a_failing_call_leaks_nothing(weight: PackedWeight) -> None:

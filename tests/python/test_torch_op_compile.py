@@ -1,22 +1,22 @@
-"""torch.ops.tersor.linear_s8 under opcheck, fake tensors, torch.compile and torch.export."""
+"""torch.ops.tersor.linear_s8 and spmm_s8 under opcheck, fake tensors, torch.compile and torch.export."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from packed_weight import DTYPES, NONE, PackedWeight
+from packed_weight import DTYPES, NONE, OPS, PackedWeight
 from torch import Tensor, nn
 
-from tersor.ops import ACTIVATIONS, LINEAR_S8
+from tersor.ops import ACTIVATIONS
 
 N, K = 45, 70
 
 
-@pytest.fixture
-def weight(rng: np.random.Generator) -> PackedWeight:
+@pytest.fixture(params=OPS)
+def weight(rng: np.random.Generator, request: pytest.FixtureRequest) -> PackedWeight:
     torch.manual_seed(3)
-    return PackedWeight(rng, N, K)
+    return PackedWeight(rng, N, K, request.param)
 
 
 class Model(nn.Module):
@@ -24,19 +24,19 @@ class Model(nn.Module):
 
     def __init__(self, weight: PackedWeight) -> None:
         super().__init__()
-        self.n = weight.n
+        self.n, self.op = weight.n, weight.op
         self.register_buffer("packed", weight.packed)
         self.register_buffer("bias", torch.randn(weight.n))
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = LINEAR_S8(x, self.packed, self.bias, NONE, self.n, ACTIVATIONS["gelu"], 0.0, 0)
-        return LINEAR_S8(hidden * 2, self.packed, NONE, hidden, self.n, ACTIVATIONS["none"], 0.0, 0)
+        hidden = self.op(x, self.packed, self.bias, NONE, self.n, ACTIVATIONS["gelu"], 0.0, 0)
+        return self.op(hidden * 2, self.packed, NONE, hidden, self.n, ACTIVATIONS["none"], 0.0, 0)
 
 
-@pytest.fixture
-def model(rng: np.random.Generator) -> Model:
+@pytest.fixture(params=OPS)
+def model(rng: np.random.Generator, request: pytest.FixtureRequest) -> Model:
     torch.manual_seed(4)
-    return Model(PackedWeight(rng, K, K))
+    return Model(PackedWeight(rng, K, K, request.param))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -48,15 +48,15 @@ def test_opcheck(weight: PackedWeight, dtype: torch.dtype) -> None:
         (torch.randn(0, K).to(dtype), NONE, NONE),
     ]
     for x, bias, residual in calls:
-        torch.library.opcheck(LINEAR_S8, (x, weight.packed, bias, residual, N, 1, 0.0, 0))
+        torch.library.opcheck(weight.op, (x, weight.packed, bias, residual, N, 1, 0.0, 0))
 
 
 def test_the_fake_kernel_has_the_shapes_and_refusals_of_the_real_one(weight: PackedWeight) -> None:
     packed = weight.packed.to("meta")
-    fake = LINEAR_S8(torch.empty(5, 3, K, device="meta", dtype=torch.float16), packed, NONE, NONE, N, 0, 0.0, 0)
+    fake = weight.op(torch.empty(5, 3, K, device="meta", dtype=torch.float16), packed, NONE, NONE, N, 0, 0.0, 0)
     assert (fake.shape, fake.dtype, fake.device.type) == ((5, 3, N), torch.float16, "meta")
     with pytest.raises(RuntimeError, match="expected float32, bfloat16 or float16, got torch"):
-        LINEAR_S8(torch.empty(5, K, device="meta", dtype=torch.float64), packed, NONE, NONE, N, 0, 0.0, 0)
+        weight.op(torch.empty(5, K, device="meta", dtype=torch.float64), packed, NONE, NONE, N, 0, 0.0, 0)
 
 
 def test_compile_without_graph_breaks_and_with_any_batch(model: Model) -> None:
@@ -77,7 +77,7 @@ def test_compile_with_inductor(model: Model) -> None:
 def test_export_with_a_dynamic_batch(model: Model) -> None:
     batch = torch.export.Dim("batch", min=1, max=1024)
     exported = torch.export.export(model, (torch.randn(3, K),), dynamic_shapes=({0: batch},))
-    assert "tersor.linear_s8" in str(exported.graph)
+    assert str(model.op) in str(exported.graph)
     for rows in (1, 8, 100):
         x = torch.randn(rows, K)
         assert torch.equal(exported.module()(x), model(x))
