@@ -8,6 +8,10 @@ namespace tersor::cuda {
 constexpr int kSharedLimit = 99 * 1024;
 constexpr int kWarp = 32;
 
+// quantize_rows: values per thread and step, and threads per row at most.
+constexpr int kQuantizeValues = 16, kQuantizeThreads = 512;
+static_assert(kQuantizeValues == 16, "a thread writes 16 bytes");
+
 // A block computes block_m x block_n outputs, block_k of the depth at a time, from a ring of `stages` in shared memory.
 struct GemmTile {
   int block_m, block_n, block_k, warps_m, warps_n, stages;
