@@ -17,6 +17,7 @@ struct Selection {
   const GemmS8Kernel* gemm_s8;
   const PeakKernel* peak;
   const SpmmS8Kernel* spmm_s8;
+  const SpmmF32Kernel* spmm_f32;
   const char* isa;  // the best set under the cap
 };
 const Selection& Selected();

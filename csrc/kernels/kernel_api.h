@@ -116,6 +116,43 @@ struct SpmmS8Kernel {
   void (*finish)(const SpmmS8FinishArgs& args);
 };
 
+// Sparse float weights (docs/kernels.md, "Sparse float weights"). A strip of tokens lies, for one block of k, in a
+// panel [depth + 1][strip] whose last row is zeros. Weight rows go in groups of `rows`, whose non-zeros are
+// interleaved: step s of a group holds one value and one byte offset into the panel for each of its rows. A row that
+// has run out of non-zeros meets the row of zeros with -0, which leaves any sum as it is.
+constexpr int32_t kBandRowsF32 = 64;
+struct SpmmF32BandArgs {
+  int32_t tokens;           // live tokens of the strip; the rest up to a multiple of 16 may be computed
+  int32_t groups;           // weight rows / rows, of one band of kBandRowsF32 weight rows at most
+  const float* panel;       // readable for any 16-bit offset; of `row`: [depth + 1], the one token
+  const int64_t* starts;    // [groups + 1]: the first step of each group
+  const float* values;      // [steps][rows]
+  const uint16_t* offsets;  // [steps][rows]
+  const uint8_t* order;     // [groups][rows]: the weight row, an index into acc and bias
+  const float* bias;        // [weight rows]: what the sums begin with, or null: with what acc holds
+  float* acc;               // [weight rows][strip]; of `row`: [weight rows]
+  // sum = fma(x, value, sum), step by step.
+};
+
+struct SpmmF32FinishArgs {
+  int32_t m, n;      // tokens, columns of c
+  const float* acc;  // [round_up(n, 16)][strip]
+  float* c;          // [m][n], row stride ldc
+  int64_t ldc;
+  const float* residual;  // [m][n], row stride ldr, or null; may be c itself
+  int64_t ldr;
+};
+
+struct SpmmF32Kernel {
+  const char* id;              // spmm_f32_<rows>x<strip>_<isa>
+  int32_t rows, strip, depth;  // depth: values of k in a panel
+  // x [tokens][k], row stride ldx, into a panel. tokens and k are multiples of 16; the row of zeros is left alone.
+  void (*pack)(int32_t tokens, int32_t k, const float* x, int64_t ldx, float* panel);
+  void (*multiply)(const SpmmF32BandArgs& args);
+  void (*row)(const SpmmF32BandArgs& args);  // one token
+  void (*finish)(const SpmmF32FinishArgs& args);
+};
+
 // The ceiling that int8 kernels are measured against: the ISA's best exact multiply-add on registers alone.
 struct PeakKernel {
   const char* id;
@@ -131,6 +168,7 @@ struct KernelSet {
   const GemmS8Kernel* gemm_s8;
   const PeakKernel* peak;
   const SpmmS8Kernel* spmm_s8;
+  const SpmmF32Kernel* spmm_f32;
 };
 
 }  // namespace tersor

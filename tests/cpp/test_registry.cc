@@ -8,6 +8,7 @@
 #include "check.h"
 #include "core/registry.h"
 #include "ops/packed_s8.h"
+#include "ops/packed_spmm_f32.h"
 #include "ops/packed_spmm_s8.h"
 #include "tersor/isa.h"
 #include "tersor/linear_s8.h"
@@ -94,6 +95,7 @@ TEST(ScalarComesFirstAndHasEveryKernel) {
   CHECK(std::strcmp(scalar.name, "scalar") == 0);
   CHECK(scalar.quantize != nullptr && scalar.convert != nullptr && scalar.activation != nullptr);
   CHECK(scalar.gemm_s8 != nullptr && scalar.peak != nullptr && scalar.spmm_s8 != nullptr);
+  CHECK(scalar.spmm_f32 != nullptr);
 }
 
 TEST(NamesAreUniqueAndEndInTheirIsa) {
@@ -114,6 +116,12 @@ TEST(NamesAreUniqueAndEndInTheirIsa) {
       own.emplace_back(spmm.id);
       const std::string tile = std::to_string(spmm.rows) + "x" + std::to_string(spmm.strip);
       CHECK_OR(own.back() == "spmm_s8_" + tile + "_" + set->name, "%s has a %s tile", spmm.id, tile.c_str());
+    }
+    if (set->spmm_f32 != nullptr) {
+      const tersor::SpmmF32Kernel& spmm = *set->spmm_f32;
+      own.emplace_back(spmm.id);
+      const std::string tile = std::to_string(spmm.rows) + "x" + std::to_string(spmm.strip);
+      CHECK_OR(own.back() == "spmm_f32_" + tile + "_" + set->name, "%s has a %s tile", spmm.id, tile.c_str());
     }
     for (const std::string& id : own) {
       CHECK_OR(EndsWith(id, std::string("_") + set->name), "%s in set %s", id.c_str(), set->name);
@@ -143,6 +151,19 @@ TEST(SparseKernelsKeepTheLawsOfTheContract) {
     CHECK_OR(int64_t{spmm.depth} * spmm.strip <= 65536, "%s: offsets into a panel need more than 16 bits", spmm.id);
     CHECK_OR(int64_t{spmm.strip} * 4 <= 1024, "%s: a panel is not readable at the highest offset", spmm.id);
     CHECK_OR(std::strlen(spmm.id) < sizeof(tersor::PackedHeaderSpmmS8::kernel_id), "%s does not fit the packed header",
+             spmm.id);
+  }
+}
+
+TEST(SparseFloatKernelsKeepTheLawsOfTheContract) {
+  for (const KernelSet* set : RunnableKernelSets()) {
+    if (set->spmm_f32 == nullptr) continue;
+    const tersor::SpmmF32Kernel& spmm = *set->spmm_f32;
+    CHECK(spmm.rows > 0 && spmm.strip > 0 && spmm.depth > 0);
+    CHECK_OR(16 % spmm.rows == 0 && spmm.strip % 16 == 0 && spmm.depth % 16 == 0, "%s: depth=%d", spmm.id, spmm.depth);
+    CHECK_OR(int64_t{spmm.depth} * spmm.strip * 4 < 65536, "%s: offsets into a panel need more than 16 bits", spmm.id);
+    CHECK_OR(int64_t{spmm.strip} * 4 <= 1024, "%s: a panel is not readable at the highest offset", spmm.id);
+    CHECK_OR(std::strlen(spmm.id) < sizeof(tersor::PackedHeaderSpmmF32::kernel_id), "%s does not fit the packed header",
              spmm.id);
   }
 }

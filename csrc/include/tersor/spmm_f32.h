@@ -10,7 +10,7 @@
 
 namespace tersor {
 
-// --- Packing. A packed weight is one relocatable block of bytes, 64-byte aligned, a cache for the CPU it was packed
+// --- Packing. A packed weight is one relocatable block of bytes, a cache for the CPU it was packed
 // on. It keeps the non-zeros of W, 6 bytes each; -0 is a zero and does not come back.
 
 // Bytes of the packed W [n][k] for the active kernel. Throws Error when n or k is not positive or too large.
@@ -22,7 +22,7 @@ TERSOR_API void UnpackSpmmF32(const void* packed, size_t packed_bytes, float* we
 struct PackedInfoSpmmF32 {
   int64_t n, k;
   int64_t nnz;
-  std::string kernel;  // kernel id, such as spmm_f32_8x32_avx512
+  std::string kernel;  // kernel id, such as spmm_f32_4x32_avx512
   bool runnable;       // this CPU can run that kernel
 };
 // Throws Error when the bytes are not a sparse float packed weight of this version or are truncated.
