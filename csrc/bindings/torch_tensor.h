@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/row_stride.h"
 #include "bindings/torch_shim.h"
 #include "tersor/executor.h"
 
@@ -110,20 +111,6 @@ inline Tensor ContiguousCopy(const Tensor& source, const int64_t* sizes, int64_t
   Tensor copy = Empty(sizes, dim, sizes[dim - 1], dtype);
   Check(aoti_torch_copy_(copy.get(), source.get(), 0), "copy a tensor");
   return copy;
-}
-
-// The stride from row to row when all leading dimensions are one dimension of rows; -1 when they are not.
-inline int64_t RowStride(const int64_t* sizes, const int64_t* strides, int64_t dim) {
-  const int64_t columns = sizes[dim - 1];
-  if (columns > 1 && strides[dim - 1] != 1) return -1;
-  int64_t row = columns, expected = -1;
-  for (int64_t i = dim - 1; i-- > 0;) {
-    if (sizes[i] == 1) continue;
-    if (expected >= 0 && strides[i] != expected) return -1;
-    if (expected < 0) row = strides[i];
-    expected = strides[i] * sizes[i];
-  }
-  return row;
 }
 
 // Rows of sizes[dim - 1] elements: the tensor's own memory where strides and alignment allow it, else a contiguous

@@ -10,9 +10,6 @@
 namespace tersor {
 namespace {
 
-// Below this many multiply-adds a call takes less than about 20 us and waking a thread costs more than it saves.
-constexpr int64_t kSerialMacs = int64_t{5} << 19;
-
 void RunTask(void* context, int32_t task) {
   LinearS8Job& job = *static_cast<LinearS8Job*>(context);
   const int64_t nr = job.weight.kernel->nr, n = job.weight.n;
@@ -38,7 +35,7 @@ void LinearS8(const LinearS8Args& args, const Executor& executor) {
   CheckLinearArgs("linear_s8", args, weight.n);
   if (args.m == 0) return;
   LinearS8Job job{args, weight, Selected()};
-  if (executor.threads > 1 && args.m * weight.n * weight.k >= kSerialMacs) {
+  if (executor.threads > 1 && args.m * weight.n * weight.k >= kSerialMacsS8) {
     job.tasks = executor.threads;
     job.by_rows = args.m >= 2 * int64_t{weight.kernel->mr} * executor.threads;
     if (!job.by_rows)

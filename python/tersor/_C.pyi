@@ -1,4 +1,5 @@
-from typing import TypedDict
+from types import ModuleType
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,3 +62,5 @@ def spmm_s8(
     x_scale: float = 0.0,
     x_zero_point: int = 0,
 ) -> NDArray[np.float32]: ...
+def eager_setup(tensor: type, parameter: type, forward_ad: ModuleType, probes: tuple[Any, ...]) -> bool: ...
+def eager_linear_s8(layer: Any, x: Any) -> Any | None: ...

@@ -62,6 +62,9 @@ struct LinearS8Args {
   int64_t ldy;
 };
 TERSOR_API void LinearS8(const LinearS8Args& args, const Executor& executor);
+// Below this many multiply-adds a call takes less than about 20 us and waking a thread costs more than it saves: it
+// stays on the calling thread.
+constexpr int64_t kSerialMacsS8 = int64_t{5} << 19;
 
 // --- Its parts, for tests, benches and NumPy users.
 

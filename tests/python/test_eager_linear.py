@@ -1,0 +1,178 @@
+"""The short way through Int8Linear: the same bits as the torch op, and out of the way of everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import tersor.nn.int8_linear as home
+from tersor.nn import Int8Linear
+from tersor.nn.eager import _never, eager_linear
+from tersor.ops import ACTIVATIONS
+
+pytestmark = pytest.mark.skipif(eager_linear is _never, reason="this torch has no DLPack exchange table")
+
+
+def layer(k: int = 24, n: int = 40, **settings: Any) -> Int8Linear:
+    torch.manual_seed(0)
+    return Int8Linear.from_float(nn.Linear(k, n, bias=settings.pop("bias", True)), **settings)
+
+
+@pytest.fixture
+def by_op(monkeypatch: pytest.MonkeyPatch) -> Callable[[Int8Linear, Tensor], Tensor]:
+    """The layer's output without the short way."""
+
+    def run(module: Int8Linear, x: Tensor) -> Tensor:
+        with monkeypatch.context() as patch:
+            patch.setattr(home, "eager_linear", _never)
+            return module(x)  # type: ignore[no-any-return]
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+X = {
+    "one row": lambda: torch.randn(1, 24),
+    "vector": lambda: torch.randn(24),
+    "rows": lambda: torch.randn(7, 24),
+    "dims": lambda: torch.randn(2, 3, 5, 24),
+    "row stride": lambda: torch.randn(6, 30)[:, :24],
+    "every second row": lambda: torch.randn(6, 24)[::2],
+    "expanded": lambda: torch.randn(1, 24).expand(5, 24),
+    "bf16": lambda: torch.randn(3, 24).bfloat16(),
+    "f16": lambda: torch.randn(3, 24).half(),
+    "nan": lambda: torch.randn(3, 24).index_fill_(0, torch.tensor([1]), float("nan")),
+}
+
+
+@pytest.mark.parametrize("name", X)
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_same_bits_as_the_op(name: str, bias: bool, by_op: Callable[[Int8Linear, Tensor], Tensor]) -> None:
+    x = X[name]()
+    for settings in ({}, {"activation": "gelu"}, {"x_scale": 0.02, "x_zero_point": 120}):
+        module = layer(bias=bias, **settings)
+        y = eager_linear(module, x)
+        assert y is not None
+        expected = by_op(module, x)
+        assert y.dtype is expected.dtype
+        assert y.shape == expected.shape
+        assert y.stride() == expected.stride()
+        assert torch.equal(y.isnan(), expected.isnan())
+        assert torch.equal(y.nan_to_num(), expected.nan_to_num())
+        assert not y.requires_grad
+        assert y._version == 0
+
+
+REFUSED = {
+    "float64": lambda: torch.randn(2, 24).double(),
+    "a scalar": lambda: torch.tensor(1.0),
+    "another width": lambda: torch.randn(2, 23),
+    "no rows": lambda: torch.randn(0, 24),
+    "columns apart": lambda: torch.randn(24, 4).T,
+    "lazily negated": lambda: torch._neg_view(torch.randn(2, 24)),
+    "meta": lambda: torch.randn(2, 24, device="meta"),
+    "sparse": lambda: torch.randn(2, 24).to_sparse(),
+    "needs a gradient": lambda: torch.randn(2, 24, requires_grad=True),
+    "a subclass": lambda: torch.randn(2, 24).as_subclass(type("Mine", (Tensor,), {})),
+    "no tensor": lambda: [1.0] * 24,
+    "large": lambda: torch.randn(3000, 24),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_everything_else_takes_the_op(name: str) -> None:
+    assert eager_linear(layer(), REFUSED[name]()) is None
+
+
+def test_a_lazily_negated_input_and_bias_are_not_taken_as_they_lie() -> None:
+    module, x = layer(), torch.randn(2, 24)
+    assert torch.equal(module(torch._neg_view(x)), module(-x))
+    with torch.no_grad():
+        module.bias = nn.Parameter(torch._neg_view(module.bias.detach()), requires_grad=False)
+    assert eager_linear(module, x) is None
+
+
+class _Count(TorchDispatchMode):
+    calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += "linear_s8" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_modes_tracers_and_profilers_see_the_op() -> None:
+    module, x = layer(), torch.randn(2, 24)
+    with _Count() as count:
+        module(x)
+    assert count.calls == 1
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        module(x)
+    assert any("linear_s8" in event.key for event in profile.key_averages())
+    traced = torch.jit.trace(module, (x,), check_trace=False)
+    other = torch.randn(2, 24)
+    assert torch.equal(traced(other), module(other))
+    assert not torch.equal(traced(other), module(x))
+
+
+def test_functorch_and_forward_ad_are_left_to_the_op() -> None:
+    module, x = layer(), torch.randn(2, 24)
+    seen: list[object] = []
+
+    def probe(v: Tensor) -> Tensor:
+        seen.append(eager_linear(module, v))
+        return v.sum()
+
+    torch.vmap(probe)(x)
+    torch.func.grad(probe)(x)
+    torch.func.functionalize(probe)(x)
+    with forward_ad.dual_level():
+        seen.append(eager_linear(module, forward_ad.make_dual(x, torch.ones_like(x))))
+    assert seen == [None] * 4
+
+
+def test_a_gradient_for_the_bias_is_not_lost() -> None:
+    module = layer()
+    module.bias.requires_grad_(True)
+    with torch.enable_grad():
+        module(torch.randn(2, 24)).sum().backward()
+    assert torch.equal(module.bias.grad, torch.full((40,), 2.0))
+
+
+def test_a_layer_without_weights_or_with_foreign_attributes_takes_the_op() -> None:
+    empty = Int8Linear(24, 40)
+    assert eager_linear(empty, torch.randn(1, 24)) is None
+    for name, value in {"out_features": 41, "x_scale": "x", "_activation_code": 99, "x_zero_point": None}.items():
+        module = layer()
+        module.__dict__[name] = value
+        assert eager_linear(module, torch.randn(1, 24)) is None
+    module = layer()
+    module._buffers["packed"] = module.packed[:-8].clone()
+    assert eager_linear(module, torch.randn(1, 24)) is None
+    assert eager_linear(nn.Linear(24, 40), torch.randn(1, 24)) is None
+
+
+def test_the_output_is_an_ordinary_tensor() -> None:
+    y = layer()(torch.randn(2, 24))
+    y.add_(1).mul_(2)
+    assert y.share_memory_().is_shared()
+    with torch.inference_mode():
+        assert layer()(torch.randn(2, 24)).is_inference()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_compile_and_export_see_the_op(activation: str) -> None:
+    module, x = layer(activation=activation).eval(), torch.randn(2, 24)
+    exported = torch.export.export(module, (x,))
+    assert "linear_s8" in str(exported.graph)
+    assert torch.equal(exported.module()(x), module(x))
