@@ -1,0 +1,71 @@
+"""How the int8 layer gains from threads: one and N threads, interleaved in one run.
+
+python bench/threads.py --threads 2 --json out.json
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from compare import read_shapes
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ROWS = (64, 128, 512)
+
+
+def measure(shapes: list[tuple[int, int]], threads: int, rounds: int) -> dict[str, Any]:
+    """Median microseconds of each (rows, out_features, in_features) on one thread and on `threads`."""
+    import torch
+    from torch import nn
+
+    from tersor.benchmark import interleave
+    from tersor.host import describe_host
+    from tersor.nn import Int8Linear
+
+    def run(layer: nn.Module, x: torch.Tensor, count: int) -> None:
+        torch.set_num_threads(count)
+        layer(x)
+
+    rows = []
+    with torch.inference_mode():
+        cases = [(m, n, k) for n, k in shapes for m in ROWS]
+        for m, n, k in track(cases, description="shapes", console=Console(stderr=True)):
+            layer, x = Int8Linear.from_float(nn.Linear(k, n)), torch.randn(m, k)
+            runs = {str(count): functools.partial(run, layer, x, count) for count in (1, threads)}
+            laps = interleave(runs, rounds=rounds, turn_seconds=0.03)
+            one, many = (laps[str(count)].median * 1e6 for count in (1, threads))
+            rows.append({"m": m, "n": n, "k": k, "one": one, "many": many, "gain": one / many})
+    return {
+        "command": f"python bench/threads.py {' '.join(sys.argv[1:])}",
+        "threads": threads,
+        "host": describe_host(),
+        "rows": rows,
+    }
+
+
+def main(
+    threads: Annotated[int, typer.Option(min=2, help="Threads of the second contestant.")] = 2,
+    rounds: Annotated[int, typer.Option(min=3, help="Turns of each contestant.")] = 15,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
+) -> None:
+    """Measure and show."""
+    shapes = sorted({(n, k) for _, n, k in read_shapes(Path(__file__).parent / "shapes" / "linear.txt")})
+    result = measure(shapes, threads, rounds)
+    table = Table("M", "N", "K", "1 thread us", f"{threads} threads us", "gain", title="Int8Linear, medians")
+    for row in result["rows"]:
+        figures = (f"{row['one']:.1f}", f"{row['many']:.1f}", f"{row['gain']:.2f}x")
+        table.add_row(str(row["m"]), str(row["n"]), str(row["k"]), *figures)
+    Console().print(table)
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
