@@ -11,6 +11,7 @@
 #include "tersor/linear_s8.h"
 
 namespace tersor::bindings {
+void BindSpmmF32(py::module_& m);      // spmm_f32.cc
 void BindSpmmS8(py::module_& m);       // spmm_s8.cc
 void BindEagerLinear(py::module_& m);  // eager_linear.cc
 }  // namespace tersor::bindings
@@ -225,5 +226,6 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("unpack_rows_s8", UnpackRowsS8, py::arg("row_begin"), py::arg("rows"), py::arg("packed"), py::arg("bytes"),
         py::arg("w"), py::arg("scale"), Unlocked());
   tersor::bindings::BindSpmmS8(m);
+  BindSpmmF32(m);
   tersor::bindings::BindEagerLinear(m);
 }

@@ -95,23 +95,40 @@ inline void MultiplyRow(const SpmmF32BandArgs& g) {
   }
 }
 
-// One row of c, `live` columns of it.
+// kLanes columns, from `column` on, for kLanes tokens.
 template <typename Lanes>
-[[gnu::always_inline]] inline void FinishRow(typename Lanes::F y, int32_t live, const float* residual, float* c) {
+[[gnu::always_inline]] inline void LoadBlock(const SpmmF32FinishArgs& g, int32_t column, int32_t token,
+                                             typename Lanes::F* v) {
+#pragma GCC unroll 16
+  for (int i = 0; i < Lanes::kLanes; ++i) v[i] = Lanes::Load(g.acc + (column + i) * kStrip + token);
+  Lanes::Transpose(v);
+}
+
+template <typename Lanes, bool kResidual>
+[[gnu::always_inline]] inline void FinishBlock(const SpmmF32FinishArgs& g, int32_t column, int32_t token) {
+  typename Lanes::F v[Lanes::kLanes];
+  LoadBlock<Lanes>(g, column, token, v);
+#pragma GCC unroll 16
+  for (int i = 0; i < Lanes::kLanes; ++i) {
+    if (kResidual) v[i] = Lanes::Add(v[i], Lanes::Load(g.residual + (token + i) * g.ldr + column));
+    Lanes::Store(g.c + (token + i) * g.ldc + column, v[i]);
+  }
+}
+
+// The same where fewer columns or tokens are left.
+template <typename Lanes>
+void FinishRest(const SpmmF32FinishArgs& g, int32_t column, int32_t token) {
   constexpr int32_t kLanes = Lanes::kLanes;
-  if (live >= kLanes) {
-    if (residual != nullptr) y = Lanes::Add(y, Lanes::Load(residual));
-    Lanes::Store(c, y);
-    return;
-  }
-  float rest[kLanes] = {};
-  const size_t bytes = static_cast<size_t>(live) * sizeof(float);
-  if (residual != nullptr) {
-    std::memcpy(rest, residual, bytes);
-    y = Lanes::Add(y, Lanes::Load(rest));
-  }
-  Lanes::Store(rest, y);
-  std::memcpy(c, rest, bytes);
+  typename Lanes::F v[kLanes];
+  LoadBlock<Lanes>(g, column, token, v);
+  float block[kLanes][kLanes];
+  for (int i = 0; i < kLanes; ++i) Lanes::Store(block[i], v[i]);
+  for (int64_t i = 0; i < kLanes && token + i < g.m; ++i)
+    for (int64_t j = 0; j < kLanes && column + j < g.n; ++j) {
+      const float y = block[i][j];
+      g.c[(token + i) * g.ldc + column + j] =
+          g.residual == nullptr ? y : y + g.residual[(token + i) * g.ldr + column + j];
+    }
 }
 
 template <typename Lanes>
@@ -119,17 +136,12 @@ void FinishStrip(const SpmmF32FinishArgs& g) {
   constexpr int32_t kLanes = Lanes::kLanes;
   for (int32_t column = 0; column < g.n; column += kLanes)
     for (int32_t token = 0; token < g.m; token += kLanes) {
-      typename Lanes::F v[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) v[i] = Lanes::Load(g.acc + (column + i) * kStrip + token);
-      Lanes::Transpose(v);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        const int64_t row = token + i;
-        if (row >= g.m) break;
-        const float* residual = g.residual == nullptr ? nullptr : g.residual + row * g.ldr + column;
-        FinishRow<Lanes>(v[i], g.n - column, residual, g.c + row * g.ldc + column);
-      }
+      if (column + kLanes > g.n || token + kLanes > g.m)
+        FinishRest<Lanes>(g, column, token);
+      else if (g.residual != nullptr)
+        FinishBlock<Lanes, true>(g, column, token);
+      else
+        FinishBlock<Lanes, false>(g, column, token);
     }
 }
 

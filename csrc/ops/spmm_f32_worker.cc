@@ -56,6 +56,16 @@ void SpmmF32Worker::FillPanel(Range rows, int64_t block) {
   kernel_.pack(static_cast<int32_t>(tokens), static_cast<int32_t>(depth), x, ldx, panel_);
 }
 
+// The lines of y come into the cache while the band is multiplied for the last time.
+void SpmmF32Worker::FetchOutput(Range rows, int64_t band) const {
+  const int64_t column = BeginOf(band), live = std::min<int64_t>(kBandRowsF32, weight_.n - column);
+  const size_t bytes = static_cast<size_t>(live) * element();
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    const char* y = static_cast<const char*>(args_.y) + static_cast<size_t>(i * args_.ldy + column) * element();
+    for (size_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(y + at, 1);
+  }
+}
+
 void SpmmF32Worker::FinishRow(const SpmmF32FinishArgs& f, const float* acc) const {
   for (int32_t j = 0; j < f.n; ++j) f.c[j] = f.residual == nullptr ? acc[j] : acc[j] + f.residual[j];
 }
@@ -104,10 +114,11 @@ void SpmmF32Worker::RunStrip(Range rows) {
         args.panel = panel_;
         args.bias = block == 0 ? bias_ + BeginOf(band - bands_.begin) : nullptr;
         args.acc = acc(band);
+        if (block + 1 == weight_.layout.blocks) FetchOutput(rows, band);
         one ? kernel_.row(args) : kernel_.multiply(args);
+        if (block + 1 == weight_.layout.blocks) FinishBand(rows, band, acc(band));
       }
     }
-    for (int64_t band = begin; band < end; ++band) FinishBand(rows, band, acc(band));
   }
 }
 

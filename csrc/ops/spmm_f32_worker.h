@@ -39,6 +39,7 @@ class SpmmF32Worker {
   void Take(Scratch& scratch);
   void LoadRow(int64_t row, int64_t column, int64_t count, float* to) const;
   void FillPanel(Range rows, int64_t block);
+  void FetchOutput(Range rows, int64_t band) const;
   void RunStrip(Range rows);
   void FinishBand(Range rows, int64_t band, const float* acc);
   void FinishRow(const SpmmF32FinishArgs& f, const float* acc) const;

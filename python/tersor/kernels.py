@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,21 +31,31 @@ __all__ = [
     "input_scale_s8",
     "input_scale_sparse_s8",
     "inspect_s8",
+    "inspect_sparse_f32",
     "inspect_sparse_s8",
     "int8_ceiling",
     "linear_s8",
     "pack_s8",
+    "pack_sparse_f32",
     "pack_sparse_s8",
     "packed_bytes_s8",
     "quantize_rows",
     "set_threads",
+    "spmm_f32",
     "spmm_s8",
     "threads",
     "unpack_s8",
+    "unpack_sparse_f32",
     "unpack_sparse_s8",
     "usable_cpus",
     "use",
 ]
+
+
+class SciPySparse(Protocol):
+    """A SciPy sparse matrix or array of any format."""
+
+    def toarray(self) -> NDArray[Any]: ...
 
 
 def built() -> list[str]:
@@ -261,3 +271,51 @@ def spmm_s8(
         float32 [m, n].
     """
     return _C.spmm_s8(x, packed, bias, residual, activation, x_scale, x_zero_point)
+
+
+def pack_sparse_f32(w: NDArray[np.float32] | SciPySparse) -> NDArray[np.uint8]:
+    """Packs a float32 weight that is mostly zero, in any pattern, for the active sparse kernel.
+
+    Args:
+        w: float32 [n, k], or a SciPy sparse matrix of float32 (CSR or another format), duplicates summed. Zeros, also -0,
+            are left out.
+
+    Returns:
+        uint8, one block of about 6 bytes per non-zero; a cache for this CPU.
+    """
+    return _C.pack_sparse_f32(w if isinstance(w, np.ndarray) or not hasattr(w, "toarray") else w.toarray())
+
+
+def unpack_sparse_f32(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The inverse of `pack_sparse_f32`: w float32 [n, k], exactly."""
+    return _C.unpack_sparse_f32(packed)
+
+
+def inspect_sparse_f32(packed: NDArray[np.uint8]) -> dict[str, Any]:
+    """What a sparse float weight is: `n`, `k`, `nnz` (its non-zeros), `kernel` (its id) and `runnable`."""
+    return dict(_C.inspect_sparse_f32(packed))
+
+
+def spmm_f32(
+    x: NDArray[np.float32],
+    packed: NDArray[np.uint8],
+    bias: NDArray[np.float32] | None = None,
+    residual: NDArray[np.float32] | None = None,
+    activation: str = "none",
+) -> NDArray[np.float32]:
+    """activation(x W^T + bias + residual) with a sparse float32 weight.
+
+    Each output is one chain of fused multiply-adds that begins with the bias and takes the non-zeros of its weight row
+    in the order of k, so that the result has the same bits on every instruction set and with any number of threads.
+
+    Args:
+        x: float32 [m, k]. An infinity or a NaN reaches the outputs whose weight for it is not zero.
+        packed: what `pack_sparse_f32` returned for the weight [n, k].
+        bias: float32 [n], or None.
+        residual: float32 [m, n], added before the activation, or None.
+        activation: "none", "relu", "gelu", "gelu_tanh" or "silu".
+
+    Returns:
+        float32 [m, n].
+    """
+    return _C.spmm_f32(x, packed, bias, residual, activation)
