@@ -277,8 +277,8 @@ def pack_sparse_f32(w: NDArray[np.float32] | SciPySparse) -> NDArray[np.uint8]:
     """Packs a float32 weight that is mostly zero, in any pattern, for the active sparse kernel.
 
     Args:
-        w: float32 [n, k], or a SciPy sparse matrix of float32 (CSR or another format), duplicates summed. Zeros, also -0,
-            are left out.
+        w: float32 [n, k], or a SciPy sparse matrix of float32 (CSR or another format), duplicates summed. Zeros are
+            left out, -0 too.
 
     Returns:
         uint8, one block of about 6 bytes per non-zero; a cache for this CPU.
