@@ -41,6 +41,8 @@ template <int kPending>
 inline void CopyAsyncWait() {
   emulate::CopyAsyncWait(kPending);
 }
+inline uint32_t SubtractF16x2(uint32_t a, uint32_t b) { return emulate::SubtractF16x2(a, b); }
+inline uint32_t AddBf16x2(uint32_t a, uint32_t b) { return emulate::AddBf16x2(a, b); }
 inline uint4 LoadStream16(const void* global) { return emulate::LoadStream16(global); }
 inline uint32_t IncrementWrap(uint32_t* global, uint32_t last) { return emulate::IncrementWrap(global, last); }
 
@@ -181,6 +183,20 @@ __device__ __forceinline__ void CopyAsyncCommit() { asm volatile("cp.async.commi
 template <int kPending>
 __device__ __forceinline__ void CopyAsyncWait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// a - b, both pairs of float16: the type itself is not part of what kernels and emulation share.
+__device__ __forceinline__ uint32_t SubtractF16x2(uint32_t a, uint32_t b) {
+  uint32_t difference;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
+  return difference;
+}
+
+// a + b, both pairs of bfloat16, as a * 1 + b: before compute capability 9.0 there is no plain addition.
+__device__ __forceinline__ uint32_t AddBf16x2(uint32_t a, uint32_t b) {
+  uint32_t sum;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
+  return sum;
 }
 
 // 16 bytes that are read once: they need no place in the first cache.

@@ -12,6 +12,16 @@ constexpr int kWarp = 32;
 constexpr int kQuantizeValues = 16, kQuantizeThreads = 512;
 static_assert(kQuantizeValues == 16, "a thread writes 16 bytes");
 
+constexpr int kPackThreads = 256;
+
+// Blocks that share one tile: how many at most, for how many tiles at most, how many in all for each multiprocessor,
+// and how many steps of the ring each has at least.
+constexpr int kMaxParts = 16, kMaxSplitTiles = 1024, kBlocksPerProcessor = 2, kMinSplitSteps = 4;
+
+// Few rows: warps of a block, pieces of 16 columns that each of them takes, and pieces of the depth that it reads at
+// once.
+constexpr int kSkinnyWarps = 8, kSkinnyPieces = 2, kSkinnyUnroll = 4;
+
 // A block computes block_m x block_n outputs, block_k of the depth at a time, from a ring of `stages` in shared memory.
 struct GemmTile {
   int block_m, block_n, block_k, warps_m, warps_n, stages;

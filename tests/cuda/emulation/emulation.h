@@ -77,6 +77,22 @@ void MmaSparseS8U8(int32_t* c, const uint32_t* a, const uint32_t* b, uint32_t me
 void MmaSparseU8S8(int32_t* c, const uint32_t* a, const uint32_t* b, uint32_t metadata);
 void MmaSparseF16(float* c, const uint32_t* a, const uint32_t* b, uint32_t metadata, int selector);  // m16n8k32
 
+// Pairs of 16-bit floats. A float32 sum of two of them has enough bits that rounding it again is rounding once.
+inline uint32_t SubtractF16x2(uint32_t a, uint32_t b) {
+  const auto one = [](uint32_t x, uint32_t y) {
+    const auto value = [](uint32_t bits) { return __half2float(__ushort_as_half(static_cast<uint16_t>(bits))); };
+    return uint32_t{__half_as_ushort(__float2half_rn(value(x) - value(y)))};
+  };
+  return one(a, b) | one(a >> 16, b >> 16) << 16;
+}
+inline uint32_t AddBf16x2(uint32_t a, uint32_t b) {
+  const auto one = [](uint32_t x, uint32_t y) {
+    const auto value = [](uint32_t bits) { return BitCast<float>(bits << 16); };
+    return uint32_t{__bfloat16_as_ushort(__float2bfloat16_rn(value(x) + value(y)))};
+  };
+  return one(a, b) | one(a >> 16, b >> 16) << 16;
+}
+
 }  // namespace emulate
 
 #define threadIdx (::emulate::current->index)
