@@ -93,38 +93,39 @@ TERSOR_API int GemmS8Skinny(const GemmS8SkinnyArgs& args, void* stream);
 
 // --- Sparse. a and lda as in GemmS8Args; x as in GemmS8SkinnyArgs, but m is free.
 
-// 2:4: of every 4 consecutive k of a weight row at most 2 are not zero.
+// 2:4: of every 4 consecutive k of a weight row at most 2 are not zero. values and metadata come from PackSparse24S8 or
+// PackSparse24F16 of cuda_pack.h, as do the operands of the next two.
 struct Sparse24Args {
   int64_t m, n, k;
-  const void* a;  // uint8 [m][lda], or float16 [m][lda] for Sparse24F16
-  int64_t lda;
-  const void* values;    // the kept ones, in the order of the sparse matrix instruction
+  const void* a;         // uint8 [m][lda]; for Sparse24F16 float16, finite and zero from k to PadDepthS8(k)
+  int64_t lda;           // elements
+  const void* values;    // 16-byte aligned: the kept ones, in the order of the sparse matrix instruction
   const void* metadata;  // their places
   Epilogue epilogue;
 };
 TERSOR_API int Sparse24S8(const Sparse24Args& args, void* stream);
 TERSOR_API int Sparse24F16(const Sparse24Args& args, void* stream);
 
-// Unstructured: a bitmap and the non-zeros; a block expands its tile in shared memory and multiplies it densely.
+// Unstructured: a bitmap and the non-zeros, expanded on the chip and multiplied densely.
 struct BitmapS8Args {
   int64_t m, n, k;
   const uint8_t* a;
   int64_t lda;
-  const uint64_t* bitmap;
-  const int8_t* values;
-  const int32_t* offsets;  // of the first non-zero of each tile
+  const uint32_t* bitmap;
+  const int8_t* values;    // 16-byte aligned
+  const int32_t* offsets;  // of each tile of 16 weight rows by 64 of k: its first 16 bytes of values
   Epilogue epilogue;
 };
 TERSOR_API int BitmapS8(const BitmapS8Args& args, void* stream);
 
-// Dense blocks of the weight at (block row, column_indices), in CSR order of blocks.
+// Dense blocks of 16 weight rows by 32 of k, in CSR order of blocks.
 struct BlockS8Args {
   int64_t m, n, k;
   const uint8_t* a;
   int64_t lda;
-  const void* values;
-  const int32_t* row_offsets;
-  const int32_t* column_indices;
+  const void* values;             // 16-byte aligned
+  const int32_t* row_offsets;     // [ceil(n / 16) + 1]
+  const int32_t* column_indices;  // k / 32
   Epilogue epilogue;
 };
 TERSOR_API int BlockS8(const BlockS8Args& args, void* stream);
