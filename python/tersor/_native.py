@@ -18,7 +18,7 @@ from tersor.errors import NativeError
 
 MIN_TORCH = (2, 10)
 
-_OPS = ("linear_s8", "spmm_s8")
+_OPS = ("linear_s8", "spmm_s8", "spmm_f32")
 
 _REINSTALL = (
     "install tersor again for this Python: `pip install --force-reinstall tersor`, or `pip install .` in a checkout."

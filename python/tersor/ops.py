@@ -38,6 +38,13 @@ LINEAR_S8 with a sparse packed weight (tersor.kernels.pack_sparse_s8): the same 
 one. Arguments, result and errors are those of LINEAR_S8.
 """
 
+SPMM_F32: Final = torch.ops.tersor.spmm_f32.default
+"""spmm_f32(x, packed, bias, residual, out_features, activation) -> Tensor
+
+activation(x W^T + bias + residual) with a sparse float32 weight (tersor.kernels.pack_sparse_f32) and sums in float32.
+Arguments, result and errors are those of LINEAR_S8.
+"""
+
 
 def _linear_fake(op: str, x: Tensor, out_features: int) -> Tensor:
     if x.dim() < 1:
@@ -47,7 +54,6 @@ def _linear_fake(op: str, x: Tensor, out_features: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
 
 
-@torch.library.register_fake("tersor::linear_s8")
 def _linear_s8_fake(
     x: Tensor,
     packed: Tensor,
@@ -61,7 +67,6 @@ def _linear_s8_fake(
     return _linear_fake("linear_s8", x, out_features)
 
 
-@torch.library.register_fake("tersor::spmm_s8")
 def _spmm_s8_fake(
     x: Tensor,
     packed: Tensor,
@@ -73,3 +78,14 @@ def _spmm_s8_fake(
     x_zero_point: int,
 ) -> Tensor:
     return _linear_fake("spmm_s8", x, out_features)
+
+
+def _spmm_f32_fake(
+    x: Tensor, packed: Tensor, bias: Tensor, residual: Tensor, out_features: int, activation: int
+) -> Tensor:
+    return _linear_fake("spmm_f32", x, out_features)
+
+
+torch.library.register_fake("tersor::linear_s8", _linear_s8_fake)
+torch.library.register_fake("tersor::spmm_s8", _spmm_s8_fake)
+torch.library.register_fake("tersor::spmm_f32", _spmm_f32_fake)

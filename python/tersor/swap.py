@@ -12,6 +12,7 @@ from torch import nn
 from tersor import modules
 from tersor.errors import SwapError
 from tersor.nn.int8_linear import Int8Linear
+from tersor.nn.packed_linear import PackedLinear
 from tersor.report import LayerRow, Report, Totals
 from tersor.selection import Choice, choose, convert, judge, require_any
 
@@ -127,24 +128,26 @@ def restore(model: nn.Module) -> int:
 
 
 def _float_of(module: nn.Module) -> nn.Module:
-    assert isinstance(module, Int8Linear)
+    assert isinstance(module, PackedLinear)
     kept = module.__dict__.get("_tersor_float")
     old = kept.module if isinstance(kept, KeptFloat) else None
     if old is not None and _stands_for(module, old):
         old.training = module.training
         return old.to(module.dtype)
-    if module.activation != "none":
-        raise SwapError(f"can't restore a layer with a fused activation ({module.activation}): {module}")
+    activation = module.config()["activation"]
+    if activation != "none":
+        raise SwapError(f"can't restore a layer with a fused activation ({activation}): {module}")
     made = module.to_float()
     own = {*type(module).from_config(module.config()).__dict__, "_weight_view", "_tersor_name", "_tersor_float"}
     modules.take_over(module, made, skip=own)
     return made
 
 
-def _stands_for(module: Int8Linear, old: nn.Module) -> bool:
+def _stands_for(module: PackedLinear, old: nn.Module) -> bool:
     own = module.canonical_tensors()
+    smoothing = {"input_scale": own["input_scale"]} if "input_scale" in own else {}
     try:
-        again = Int8Linear.from_float(old, input_scale=own.get("input_scale")).to(module.dtype).canonical_tensors()
+        again = type(module).from_float(old, **smoothing).to(module.dtype).canonical_tensors()
     except ValueError:
         return False
     return own.keys() == again.keys() and all(torch.equal(own[key], again[key]) for key in own)

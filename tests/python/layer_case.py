@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tersor.nn import REGISTRY, PackedLayer
+from tersor.nn.sparse_layer import SparseLayer
+from tersor.nn.sparse_weight import expand
 
 SMOOTHED = " smoothed"
 CASES = [
@@ -38,12 +40,24 @@ def make_case(name: str) -> LayerCase:
     module, x = cls.float_example()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)
+    if issubclass(cls, SparseLayer):
+        with torch.no_grad():
+            module.weight[torch.rand(33, 18).repeat_interleave(4, 1)[:, :70] < 0.7] = 0
     settings = {}
     if name.endswith(SMOOTHED):
         x[..., ::7] *= 30
         settings["input_scale"] = torch.rand(x.shape[-1]) + 0.01
         settings["input_scale"][::7] /= 30
     return LayerCase(cls, module.eval(), cls.from_float(module, **settings), x, settings)
+
+
+def stored_weight(layer: PackedLayer) -> tuple[Tensor, Tensor]:
+    """What the canonical tensors hold: integers or floats [out, in], and what their rows are multiplied by."""
+    canonical = layer.canonical_tensors()
+    weight = canonical.get("weight_q", canonical.get("weight_values"))
+    if "weight_mask" in canonical:
+        weight = expand(canonical["weight_mask"], weight, layer.grid)
+    return weight, canonical.get("weight_scale", torch.ones(len(weight)))
 
 
 def values(layer: nn.Module, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ OPS = {"linear_s8": (LINEAR_S8, kernels.pack_s8), "spmm_s8": (SPMM_S8, kernels.p
 
 
 class PackedWeight:
-    """A [n, k] weight; calling it calls the op, `expected` says what must come out. Two thirds of it are 0 in spmm_s8."""
+    """A [n, k] weight; calling it calls the op, `expected` says what must come out. For spmm_s8 two thirds are 0."""
 
     def __init__(self, rng: np.random.Generator, n: int, k: int, op: str = "linear_s8") -> None:
         self.n, self.k = n, k

@@ -98,7 +98,7 @@ def test_attention_that_reads_the_weight_says_that_it_computes_in_float() -> Non
         got = attention(x, x, x)[0]
     attention.out_proj = attention.out_proj.to_float()
     torch.testing.assert_close(got, attention(x, x, x)[0])
-    with pytest.warns(UserWarning, match="linear got the weight of an int8 layer"):
+    with pytest.warns(UserWarning, match="linear got the weight of an accelerated layer"):
         F.linear(x, Int8Linear.from_float(nn.Linear(8, 8)).weight)
 
 

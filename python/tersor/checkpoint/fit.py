@@ -46,7 +46,7 @@ def fit(model: nn.Module, manifest: Manifest, entries: Mapping[str, TensorEntry]
     """
     places = {place: layer for layer, place in manifest.layer_places()}
     found = _find(model, places)
-    _check_layers(found, places, entries)
+    _check_layers(found, places)
     stored = {name: name for name in manifest.tensors} | dict(manifest.aliases)
     _check_complete(
         "tensors", missing=stored.keys() - found.slots.keys(), unexpected=found.slots.keys() - stored.keys()
@@ -98,7 +98,7 @@ def _join(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
 
 
-def _check_layers(found: Fit, places: Mapping[str, LayerEntry], entries: Mapping[str, TensorEntry]) -> None:
+def _check_layers(found: Fit, places: Mapping[str, LayerEntry]) -> None:
     if absent := places.keys() - found.replaced.keys():
         raise CheckpointError(f"the model has no modules for the layers {_listed(absent)}")
     for place, layer in places.items():
@@ -112,9 +112,9 @@ def _check_layers(found: Fit, places: Mapping[str, LayerEntry], entries: Mapping
                 own = module._parameters[key] is not None if key in module._parameters else value  # as for a bias
             if isinstance(value, int) and own != value:
                 raise CheckpointError(f"{where} has {key} {show(value)} in the file and {show(own)} in the model")
-        stored = entries.get(layer.tensor_name("weight_q"))
-        if stored and weight is not None and weight.dim() == 2 and sorted(weight.shape) != sorted(stored.shape):
-            raise CheckpointError(f"{where} is {list(stored.shape)} in the file and {list(weight.shape)} in the model")
+        stored = [layer.config.get(key) for key in ("out_features", "in_features")]
+        if weight is not None and weight.dim() == 2 and set(weight.shape) != set(stored):
+            raise CheckpointError(f"{where} is {stored} in the file and {list(weight.shape)} in the model")
 
 
 def _check_slot(name: str, slot: Slot, entry: TensorEntry) -> None:

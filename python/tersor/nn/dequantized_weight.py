@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from tersor.errors import TersorError
-from tersor.nn.packed_weight import dequantize
+
+Dequantize = Callable[[Tensor, int, int, torch.dtype], Tensor]
+"""``dequantize(packed, out_features, in_features, dtype)``: the weight that packed bytes stand for."""
 
 READ_ONLY = (
-    "the weight of an int8 layer is read-only: change the float layer and convert it again with from_float, "
+    "the weight of an accelerated layer is read-only: change the float layer and convert it again with from_float, "
     "or load new values with load_state_dict"
 )
 
@@ -57,12 +59,19 @@ class DequantizedWeight(Tensor):
 
     packed: Tensor
     extents: tuple[int, int]
+    reader: Dequantize
     transposed: bool
     float_dtype: torch.dtype
 
     @staticmethod
     def __new__(
-        cls, packed: Tensor, out_features: int, in_features: int, dtype: torch.dtype, transposed: bool = False
+        cls,
+        packed: Tensor,
+        out_features: int,
+        in_features: int,
+        dtype: torch.dtype,
+        dequantize: Dequantize,
+        transposed: bool = False,
     ) -> DequantizedWeight:
         shape, stride = (out_features, in_features), (in_features, 1)
         weight: DequantizedWeight = Tensor._make_wrapper_subclass(
@@ -72,7 +81,8 @@ class DequantizedWeight(Tensor):
             dtype=dtype,
             device=packed.device,
         )
-        weight.packed, weight.extents, weight.transposed, weight.float_dtype = packed, shape, transposed, dtype
+        weight.packed, weight.extents, weight.reader = packed, shape, dequantize
+        weight.transposed, weight.float_dtype = transposed, dtype
         return weight
 
     @property
@@ -91,7 +101,7 @@ class DequantizedWeight(Tensor):
                 return torch.empty(self.shape, dtype=self.float_dtype, device="meta")
         if self.packed.numel() == 0:
             raise TersorError("this layer has no weights yet: load a state dict first")
-        weight: Tensor = dequantize(self.packed, *self.extents, self.float_dtype)
+        weight = self.reader(self.packed, *self.extents, self.float_dtype)
         return weight.t() if self.transposed else weight
 
     @classmethod
@@ -109,7 +119,7 @@ class DequantizedWeight(Tensor):
             return target
         if func in _FLOAT_LAYERS:
             warnings.warn(
-                f"{getattr(func, '__name__', func)} got the weight of an int8 layer and computes in float; "
+                f"{getattr(func, '__name__', func)} got the weight of an accelerated layer and computes in float; "
                 "call the layer itself, or keep it float",
                 stacklevel=3,
             )

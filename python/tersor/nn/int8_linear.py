@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from typing_extensions import Self
 
+from tersor._native import core
 from tersor.errors import TersorError
 from tersor.nn.eager import eager_linear
 from tersor.nn.float_linear import is_conv1d
-from tersor.nn.linear_autograd import linear_s8_with_grad
+from tersor.nn.linear_autograd import linear_with_grad
 from tersor.nn.linear_config import check_settings, checked_config, checked_input_scale
 from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, Expected
 from tersor.nn.packed_linear import PackedLinear
@@ -83,8 +84,15 @@ class Int8Linear(PackedLinear):
             if bias.dtype is not _float32 and bias.dtype is not x.dtype:
                 bias = bias.float()
             if forward_ad._current_level >= 0 or (_is_grad_enabled() and (x.requires_grad or bias.requires_grad)):
-                return linear_s8_with_grad(
-                    x, packed, bias, self.out_features, self._activation_code, self.x_scale, self.x_zero_point
+                return linear_with_grad(
+                    "linear_s8",
+                    x,
+                    packed,
+                    bias,
+                    self.out_features,
+                    self._activation_code,
+                    self.x_scale,
+                    self.x_zero_point,
                 )
             return LINEAR_S8(  # type: ignore[no-any-return]
                 x, packed, bias, _NOTHING, self.out_features, self._activation_code, self.x_scale, self.x_zero_point
@@ -99,6 +107,11 @@ class Int8Linear(PackedLinear):
     def activation(self) -> str:
         """The name of the activation function that is part of the layer."""
         return _ACTIVATION_NAMES[self._activation_code]
+
+    @property
+    def kernel(self) -> str:
+        """The id of the kernel that the packed weight is for; raises TersorError where there are no weights."""
+        return str(core().inspect_s8(self.packed.numpy())["kernel"])
 
     @classmethod
     def from_float(

@@ -1,4 +1,4 @@
-"""Gradients through a frozen int8 layer: the straight-through estimate, which takes quantisation as the identity.
+"""Gradients through a frozen layer: the straight-through estimate, which takes quantisation as the identity.
 
 dz = dy * activation'(z), dx = dz W with the dequantised W, dbias = sum of dz; the weight is frozen. Source: Bengio
 et al., "Estimating or propagating gradients through stochastic neurons", 2013.
@@ -6,35 +6,59 @@ et al., "Estimating or propagating gradients through stochastic neurons", 2013.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from tersor.nn.packed_weight import dequantize
-from tersor.ops import ACTIVATIONS, LINEAR_S8
+from tersor.nn.sparse_packed import dequantize_sparse, widen_sparse
+from tersor.ops import ACTIVATIONS, LINEAR_S8, SPMM_F32, SPMM_S8
+
+
+def _spmm_f32(
+    x: Tensor, packed: Tensor, bias: Tensor, residual: Tensor, out_features: int, activation: int, *_: float
+) -> Tensor:
+    y: Tensor = SPMM_F32(x, packed, bias, residual, out_features, activation)
+    return y
+
+
+LINEAR_OPS: Final[dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]]] = {
+    "linear_s8": (LINEAR_S8, dequantize),
+    "spmm_s8": (SPMM_S8, dequantize_sparse),
+    "spmm_f32": (_spmm_f32, widen_sparse),
+}
+"""By name: an op with the arguments of LINEAR_S8, and the one that gives its weight back in floats."""
 
 _NOTHING = torch.empty(0)
 _APPROXIMATE = {"gelu": "none", "gelu_tanh": "tanh"}
 _NAMES = {code: name for name, code in ACTIVATIONS.items()}
 
 
-class LinearS8Function(torch.autograd.Function):
-    """linear_s8 without a residual, differentiable in x and bias."""
+class LinearFunction(torch.autograd.Function):
+    """An op of LINEAR_OPS, by its name, without a residual, differentiable in x and bias."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        x: Tensor, packed: Tensor, bias: Tensor, out_features: int, activation: int, x_scale: float, x_zero: int
+        op: str,
+        x: Tensor,
+        packed: Tensor,
+        bias: Tensor,
+        out_features: int,
+        activation: int,
+        x_scale: float,
+        x_zero: int,
     ) -> Tensor:
-        y: Tensor = LINEAR_S8(x, packed, bias, _NOTHING, out_features, activation, x_scale, x_zero)
+        y: Tensor = LINEAR_OPS[op][0](x, packed, bias, _NOTHING, out_features, activation, x_scale, x_zero)
         return y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, packed, bias, ctx.out_features, ctx.activation, ctx.x_scale, ctx.x_zero = inputs
+        ctx.op, x, packed, bias, ctx.out_features, ctx.activation, ctx.x_scale, ctx.x_zero = inputs
         ctx.in_features = x.shape[-1]
         ctx.bias_dtype, ctx.y_shape = bias.dtype, output.shape
         has_activation = _NAMES[ctx.activation] != "none"  # its derivative is taken at z, computed again from x
@@ -46,21 +70,21 @@ class LinearS8Function(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dz = _through_activation(ctx, dy)  # [..., out_features]
         packed, dx, dbias = ctx.saved_tensors[0], None, None
-        if ctx.needs_input_grad[0]:
-            dx = dz @ dequantize(packed, ctx.out_features, ctx.in_features, dz.dtype)
-        if ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[1]:
+            dx = dz @ LINEAR_OPS[ctx.op][1](packed, ctx.out_features, ctx.in_features, dz.dtype)
+        if ctx.needs_input_grad[3]:
             dbias = dz.reshape(-1, ctx.out_features).sum(0, dtype=ctx.bias_dtype)
-        return dx, None, dbias, None, None, None, None
+        return None, dx, None, dbias, None, None, None, None
 
 
-class LinearS8ForwardMode(LinearS8Function):
+class LinearForwardMode(LinearFunction):
     """With forward-mode derivatives too. A class of its own, since torch.compile refuses functions with a jvp."""
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor | None, dpacked: None, dbias: Tensor | None, *rest: None) -> Tensor:
+    def jvp(ctx: Any, op: None, dx: Tensor | None, dpacked: None, dbias: Tensor | None, *rest: None) -> Tensor:
         dz: Tensor | None = None  # [..., out_features]
         if dx is not None:
-            weight = dequantize(ctx.saved_tensors[0], ctx.out_features, ctx.in_features, dx.dtype)
+            weight = LINEAR_OPS[ctx.op][1](ctx.saved_tensors[0], ctx.out_features, ctx.in_features, dx.dtype)
             dz = dx @ weight.t()
         if dbias is not None:
             dz = dbias.expand(ctx.y_shape) if dz is None else dz + dbias
@@ -68,13 +92,13 @@ class LinearS8ForwardMode(LinearS8Function):
         return _through_activation(ctx, dz)
 
 
-def linear_s8_with_grad(
-    x: Tensor, packed: Tensor, bias: Tensor, out_features: int, activation: int, x_scale: float, x_zero: int
+def linear_with_grad(
+    op: str, x: Tensor, packed: Tensor, bias: Tensor, out_features: int, activation: int, x_scale: float, x_zero: int
 ) -> Tensor:
-    """linear_s8 without a residual, as part of the autograd graph; bias may be empty."""
-    function = LinearS8Function if forward_ad._current_level < 0 else LinearS8ForwardMode
+    """The op without a residual, as part of the autograd graph; bias may be empty."""
+    function = LinearFunction if forward_ad._current_level < 0 else LinearForwardMode
     y: Tensor = function.apply(  # type: ignore[no-untyped-call]
-        x, packed, bias, out_features, activation, x_scale, x_zero
+        op, x, packed, bias, out_features, activation, x_scale, x_zero
     )
     return y
 
@@ -85,7 +109,7 @@ def _through_activation(ctx: Any, dy: Tensor) -> Tensor:
     if name == "none":
         return dy
     packed, x, bias = ctx.saved_tensors
-    z = linear_s8_with_grad(x, packed, bias, ctx.out_features, ACTIVATIONS["none"], ctx.x_scale, ctx.x_zero)
+    z = linear_with_grad(ctx.op, x, packed, bias, ctx.out_features, ACTIVATIONS["none"], ctx.x_scale, ctx.x_zero)
     if name == "relu":
         return torch.where(z > 0, dy, torch.zeros_like(dy))
     if name == "silu":

@@ -1,4 +1,4 @@
-"""The description of an int8 linear layer, as it stands in a file, and its checks."""
+"""The description of a linear layer, as it stands in a file, and its checks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tersor.nn.packed_layer import DTYPES
+from tersor.nn.sparse_weight import grid_of
 from tersor.ops import ACTIVATIONS
 
 _MAX_EXTENT = (1 << 31) - 1
@@ -40,18 +41,25 @@ def checked_input_scale(input_scale: Tensor, k: int) -> Tensor:
     return input_scale.detach()
 
 
-def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `config`; raises ValueError when a key is missing, unexpected or holds a value that is not valid."""
-    numbers = ("in_features", "out_features", "activation", "x_scale", "x_zero_point")
-    switches = ("bias", "smoothed")
-    names = (*numbers, *switches, "dtype")
+def checked_config(config: Mapping[str, Any], sparse: bool = False, quantised: bool = True) -> dict[str, Any]:
+    """A copy of `config`; raises ValueError when a key is missing, unexpected or holds a value that is not valid.
+
+    `sparse`: it has a `pattern` and the number `kept` of blocks that are not 0. `quantised`: it says how x is.
+    """
+    names = ["in_features", "out_features", "activation", "bias", "dtype"]
+    names += ["x_scale", "x_zero_point", "smoothed"] * quantised + ["pattern", "kept"] * sparse
     if not isinstance(config, Mapping) or set(config) != set(names):
         got = sorted(map(str, config)) if isinstance(config, Mapping) else type(config).__name__
         raise ValueError(f"config: expected exactly {', '.join(names)}, got {got}")
-    check_settings(*(config[name] for name in numbers))
-    for name in switches:
+    x_scale, x_zero_point = (config["x_scale"], config["x_zero_point"]) if quantised else (0, 0)
+    check_settings(config["in_features"], config["out_features"], config["activation"], x_scale, x_zero_point)
+    for name in ("bias", *(("smoothed",) if quantised else ())):
         if type(config[name]) is not bool:
             raise ValueError(f"{name}: expected true or false, got {config[name]!r}")
     if not isinstance(config["dtype"], str) or config["dtype"] not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {config['dtype']!r}")
+    if sparse:
+        grid, kept = grid_of(config["pattern"], config["out_features"], config["in_features"]), config["kept"]
+        if type(kept) is not int or not 0 <= kept <= grid.blocks:
+            raise ValueError(f"kept: expected an integer in [0, {grid.blocks}], got {kept!r}")
     return dict(config)

@@ -61,6 +61,11 @@ class PackedLayer(nn.Module):
         """What from_config needs, JSON-able."""
         raise NotImplementedError
 
+    @property
+    def kernel(self) -> str:
+        """The id of the kernel that the packed weight is for; raises TersorError where there are no weights."""
+        raise NotImplementedError
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """A layer without weights; raises ValueError when the config is not valid."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from tersor.nn.packed_weight import dequantize
 
 class PackedLinear(PackedLayer, nn.Linear):
     """in_features, out_features, bias and a readable, read-only weight, without nn.Linear's float memory."""
+
+    _dequantize: ClassVar[Any] = dequantize._opoverload  # packed bytes to the float weight
 
     def __init__(
         self,
@@ -47,11 +49,11 @@ class PackedLinear(PackedLayer, nn.Linear):
     def _read_weight(self, transposed: bool = False) -> Tensor:
         packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
         if torch.compiler.is_dynamo_compiling():
-            weight: Tensor = dequantize(packed, self.out_features, self.in_features, self.dtype)
+            weight: Tensor = self._dequantize(packed, self.out_features, self.in_features, self.dtype)
             return weight.t() if transposed else weight
         dtype, view = self.dtype, self.__dict__.get("_weight_view")
         if view is None or view.packed is not packed or view.float_dtype is not dtype:
-            view = DequantizedWeight(packed, self.out_features, self.in_features, dtype, transposed)
+            view = DequantizedWeight(packed, self.out_features, self.in_features, dtype, self._dequantize, transposed)
             if not torch.compiler.is_compiling():
                 self.__dict__["_weight_view"] = view
         return view
@@ -63,7 +65,7 @@ class PackedLinear(PackedLayer, nn.Linear):
         super().register_parameter(name, param)
 
     def reset_parameters(self) -> None:
-        """Raises TersorError: an int8 layer takes its weights from a float layer or a state dict."""
+        """Raises TersorError: an accelerated layer takes its weights from a float layer or a state dict."""
         raise TersorError(f"{self._label()}: {READ_ONLY}")
 
     @classmethod

@@ -14,7 +14,7 @@ from tersor.quantize import block_rows, dequantize_s8, quantize_s8_blocks
 _OWN_MAPPING_BYTES = 8 << 20
 
 
-def _room(size: int) -> Tensor:
+def room(size: int) -> Tensor:
     """Uninitialised uint8 [size].
 
     A large block is a mapping of its own: the system gives huge pages, which a weight that is read once per call needs,
@@ -38,7 +38,7 @@ def pack_blocks(
     """
     native = core()
     with torch.inference_mode(False):
-        packed = _room(native.packed_bytes_s8(n, k))
+        packed = room(native.packed_bytes_s8(n, k))
     address, size = packed.data_ptr(), packed.numel()
     native.pack_begin_s8(n, k, address, size)
     if input_scale is not None:
