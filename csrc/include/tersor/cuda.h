@@ -130,30 +130,33 @@ struct BlockS8Args {
 };
 TERSOR_API int BlockS8(const BlockS8Args& args, void* stream);
 
-// Very sparse: one value and one column index per non-zero. Values are int8 (CsrS8, a uint8) or float32 (CsrF32, a of
-// epilogue.dtype).
+// Very sparse: one value and one column index per non-zero, ascending in each row.
 struct CsrArgs {
   int64_t m, n, k;
-  const void* a;
-  int64_t lda;
-  const void* values;
+  const void* a;               // uint8 [m][lda] for CsrS8; [m][lda] of epilogue.dtype for CsrF32
+  int64_t lda;                 // elements
+  const void* values;          // int8 or float32
   const int32_t* row_offsets;  // [n + 1]
-  const int32_t* column_indices;
+  const uint16_t* column_indices;
   Epilogue epilogue;
 };
 TERSOR_API int CsrS8(const CsrArgs& args, void* stream);
 TERSOR_API int CsrF32(const CsrArgs& args, void* stream);
 
-// --- Low rank: y = epilogue((x down) up), the [m][rank] intermediate never leaves the chip.
+// --- Low rank: y = epilogue(h up^T) with h = x down^T, [m][rank], which never leaves the chip. Each thread block
+// computes h of its tokens for itself, so this is for many tokens or a small rank. LowRankF16: h is rounded to float16.
+// LowRankS8: h = float(acc - row_zero * down_sum) * (row_scale * down_scale), quantised row by row as QuantizeRows
+// does: the op is linear_s8 twice, bit for bit. The epilogue's row_scale and row_zero are those of x.
+constexpr int64_t kMaxRank = 256;
 struct LowRankArgs {
-  int64_t m, n, k, rank;
-  const void* x;  // float16 [m][ldx], or uint8 for LowRankS8
-  int64_t ldx;
-  const void* down;         // [rank][k]
-  const float* down_scale;  // [rank], LowRankS8
-  const int32_t* down_sum;  // [rank], LowRankS8
-  const void* up;           // [n][rank]
-  Epilogue epilogue;
+  int64_t m, n, k, rank;  // rank <= kMaxRank
+  const void* x;     // LowRankS8: uint8 as GemmS8Args::a; LowRankF16: float16 [m][k], row stride ldx, any alignment
+  int64_t ldx;       // elements
+  const void* down;  // [rank][PadDepthS8(k)], zero padded, float16 or int8; 16-byte aligned, as is up
+  const float* down_scale;  // [rank], LowRankS8 only
+  const int32_t* down_sum;  // [rank] sum over k of down, LowRankS8 only
+  const void* up;           // [n][PadDepthS8(rank)], zero padded
+  Epilogue epilogue;        // col_sum is the sum over the rank of up
 };
 TERSOR_API int LowRankF16(const LowRankArgs& args, void* stream);
 TERSOR_API int LowRankS8(const LowRankArgs& args, void* stream);
