@@ -54,7 +54,7 @@ py::object InputScale(const py::object& packed_in) {
 py::dict Inspect(const py::object& packed_in) {
   const PackedInfoSpmmS8 info = PackedSparse(packed_in).info;
   return py::dict(py::arg("n") = info.n, py::arg("k") = info.k, py::arg("quads") = info.quads,
-                  py::arg("kernel") = info.kernel, py::arg("runnable") = info.runnable);
+                  py::arg("form") = info.form, py::arg("kernel") = info.kernel, py::arg("runnable") = info.runnable);
 }
 
 py::array_t<float> Multiply(const py::object& x_in, const py::object& packed_in, const py::object& bias_in,

@@ -76,8 +76,11 @@ struct GemmS8Kernel {
 
 // Sparse weights (docs/kernels.md, "Sparse weights"): a quad is 4 consecutive values of k of one weight row, and only
 // quads that hold a non-zero are kept. A strip is a block of rows of x (tokens); for one block of k it lies in a panel
-// [depth / 4][strip][4], and every quad meets all tokens of the strip. Weight rows go in groups of `rows`, whose quads
+// of one record per quad, and every quad meets all tokens of the strip. Weight rows go in groups of `rows`, whose quads
 // are interleaved: step s of a group holds one quad and one byte offset into the panel for each of its rows.
+//
+// In the form of columns, four values of k of any place make a quad: a step holds four offsets for each row, of records
+// of one value of k each.
 constexpr int32_t kBandRowsS8 = 64;
 struct SpmmS8Args {
   int32_t tokens;           // live tokens of the strip; the rest up to a multiple of 16 may be computed
@@ -85,35 +88,49 @@ struct SpmmS8Args {
   const uint8_t* panel;     // readable for any 16-bit offset
   const int64_t* starts;    // [groups + 1]: the first step of each group
   const int8_t* quads;      // [steps][rows][4]
-  const uint16_t* offsets;  // [steps][rows]
-  const uint8_t* order;     // [groups][rows]: the weight row, an index into acc
+  const uint16_t* offsets;  // [steps][rows], columns: [steps][rows][4]
+  const uint8_t* order;     // [groups][rows]: the weight row, an index into acc, y and the col_ arrays
   bool add;                 // to what acc holds: a later block of k
   int32_t* acc;             // [weight rows][strip]
+
+  // The last block of k writes y instead, unless it is null; it may be the memory of acc.
+  float* y;                 // [weight rows][strip]
+  const float* row_scale;   // [strip]
+  const int32_t* row_zero;  // [strip]
+  const float* col_scale;   // [weight rows]
+  const int32_t* col_sum;   // the same, never null
+  const float* bias;        // the same
+  // y = float(acc - row_zero * col_sum) * (row_scale * col_scale) + bias: each step rounded once.
 };
 
-// The epilogue of GemmS8Args on sums that lie [n][strip].
+// c = transpose of y (+ residual).
 struct SpmmS8FinishArgs {
-  int32_t m, n;        // tokens, columns of c
-  const int32_t* acc;  // [round_up(n, 16)][strip]
-  float* c;            // [m][n], row stride ldc
+  int32_t m, n;    // tokens, columns of c
+  const float* y;  // [round_up(n, 16)][strip]
+  float* c;        // [m][n], row stride ldc
   int64_t ldc;
-  const float* row_scale;   // [m]
-  const int32_t* row_zero;  // [m]
-  const float* col_scale;   // [round_up(n, 16)], as are col_sum and bias
-  const int32_t* col_sum;
-  const float* bias;      // never null
   const float* residual;  // [m][n], row stride ldr, or null; may be c itself
   int64_t ldr;
 };
 
 struct SpmmS8Kernel {
   const char* id;              // spmm_s8_<rows>x<strip>_<isa>
-  int32_t rows, strip, depth;  // depth: values of k in a panel
+  int32_t rows, strip, depth;  // depth: the most values of k in a panel
+  int32_t quad_bytes;          // of a record
   // a [tokens][k], row stride lda, into a panel. tokens is a multiple of 16; rows of a are readable, and the panel is
   // writable, to a multiple of 64 in k.
   void (*pack)(int32_t tokens, int32_t k, const uint8_t* a, int64_t lda, uint8_t* panel);
   void (*multiply)(const SpmmS8Args& args);
   void (*finish)(const SpmmS8FinishArgs& args);
+
+  // The form of columns, or null: the ISA has it not. A record is `column_bytes`; records are of two classes by turns,
+  // and of the four offsets of a quad the first two belong to the even class and the others to the odd one.
+  int32_t column_bytes;
+  int32_t quad_cost, columns_cost, arrange_cost;  // time of a step of either form, and of one column of `arrange`
+  // From a panel of `pack`, which is overwritten: record i of `panel` is that of the value columns[i] of k, for i < k,
+  // a multiple of 64. `quads`: the records of quads instead, of columns[4 i] to columns[4 i + 3].
+  void (*arrange)(int32_t k, const uint16_t* columns, bool quads, uint8_t* packed, uint8_t* panel);
+  void (*multiply_columns)(const SpmmS8Args& args);
 };
 
 // Sparse float weights (docs/kernels.md, "Sparse float weights"). A strip of tokens lies, for one block of k, in a

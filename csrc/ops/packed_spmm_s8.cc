@@ -14,7 +14,7 @@
 namespace tersor {
 namespace {
 
-constexpr char kMagic[8] = {'T', 'S', 'R', 'S', 'P', '8', '1', '\0'};
+constexpr char kMagic[8] = {'T', 'S', 'R', 'S', 'P', '8', '2', '\0'};
 constexpr int64_t kMaxExtent = int64_t{1} << 31;
 constexpr int64_t kColumns = 16;  // n_pad is a multiple of this and of every kernel's rows
 
@@ -42,7 +42,8 @@ const PackedHeaderSpmmS8& CheckedHeader(const void* packed, size_t packed_bytes)
   const int64_t bytes = static_cast<int64_t>(packed_bytes);
   const bool sizes = header.n > 0 && header.n < kMaxExtent && header.n <= bytes && header.k > 0 &&
                      header.k <= kMaxDepthS8 && header.steps >= 0 && header.steps <= bytes && header.quads >= 0 &&
-                     header.quads <= bytes && header.smoothed <= 1;
+                     header.quads <= bytes && header.smoothed <= 1 &&
+                     header.form <= static_cast<uint64_t>(SparseFormS8::kColumns);
   if (header.bytes != packed_bytes || header.kernel_id[sizeof header.kernel_id - 1] != '\0' || !sizes)
     Fail("header says " + std::to_string(header.bytes) + " bytes, n=" + std::to_string(header.n) +
          ", k=" + std::to_string(header.k) + ", quads=" + std::to_string(header.quads) +
@@ -68,48 +69,6 @@ void CheckValues(int64_t n, int64_t k, const int8_t* weight, const float* scale,
   if (std::find(weight, weight + n * k, int8_t{-128}) != weight + n * k) Fail("found -128; weights lie in [-127, 127]");
 }
 
-bool IsZero(const int8_t* quad, int64_t live) {
-  int any = 0;
-  for (int64_t i = 0; i < live; ++i) any |= quad[i];
-  return any == 0;
-}
-
-// Calls use(column of W) for each quad of the row that begins in [begin, end) and holds a non-zero.
-template <typename Use>
-void ForEachQuad(const int8_t* row, int64_t k, int64_t begin, int64_t end, Use use) {
-  for (int64_t p = begin; p < std::min(end, k); p += 4)
-    if (!IsZero(row + p, std::min<int64_t>(4, k - p))) use(p);
-}
-
-// Which rows form a group, and how many steps it has.
-struct Plan {
-  int64_t quads = 0;
-  std::vector<int64_t> starts{0};
-  std::vector<uint8_t> order;  // [blocks][n_pad]
-};
-
-Plan MakePlan(const SpmmS8Kernel& kernel, int64_t n, int64_t k, const int8_t* weight) {
-  Plan plan;
-  const PackedLayoutSpmmS8 layout = LayoutSpmmS8(kernel, n, k, 0);
-  for (int64_t block = 0; block < layout.blocks; ++block)
-    for (int64_t band = 0; band < layout.n_pad; band += kBandRowsS8) {
-      const int64_t rows = std::min<int64_t>(kBandRowsS8, layout.n_pad - band);
-      int64_t counts[kBandRowsS8] = {};
-      uint8_t order[kBandRowsS8];
-      for (int64_t r = 0; r < rows; ++r) {
-        order[r] = static_cast<uint8_t>(r);
-        const int64_t begin = block * kernel.depth;
-        if (band + r < n)
-          ForEachQuad(weight + (band + r) * k, k, begin, begin + kernel.depth, [&](int64_t) { ++counts[r]; });
-        plan.quads += counts[r];
-      }
-      std::stable_sort(order, order + rows, [&](uint8_t a, uint8_t b) { return counts[a] > counts[b]; });
-      plan.order.insert(plan.order.end(), order, order + rows);
-      for (int64_t r = 0; r < rows; r += kernel.rows) plan.starts.push_back(plan.starts.back() + counts[order[r]]);
-    }
-  return plan;
-}
-
 PackedViewSpmmS8 MakeView(const PackedHeaderSpmmS8& header, const SpmmS8Kernel& kernel) {
   PackedViewSpmmS8 view{};
   view.kernel = &kernel;
@@ -117,7 +76,10 @@ PackedViewSpmmS8 MakeView(const PackedHeaderSpmmS8& header, const SpmmS8Kernel& 
   view.k = header.k;
   view.quads_count = header.quads;
   view.steps = header.steps;
-  view.layout = LayoutSpmmS8(kernel, header.n, header.k, header.steps);
+  view.form = static_cast<SparseFormS8>(header.form);
+  if (view.form != SparseFormS8::kQuads && kernel.arrange == nullptr)
+    Fail(std::string("kernel ") + kernel.id + " has only the form of quads; pack the weight again");
+  view.layout = LayoutSpmmS8(kernel, view.form, header.n, header.k, header.steps);
   if (view.layout.total != header.bytes)
     Fail(std::to_string(view.layout.total) + " bytes needed, got " + std::to_string(header.bytes));
   char* base = const_cast<char*>(reinterpret_cast<const char*>(&header));
@@ -126,27 +88,87 @@ PackedViewSpmmS8 MakeView(const PackedHeaderSpmmS8& header, const SpmmS8Kernel& 
   view.col_sum = reinterpret_cast<int32_t*>(base + view.layout.col_sum_at);
   view.starts = reinterpret_cast<int64_t*>(base + view.layout.starts_at);
   view.order = reinterpret_cast<uint8_t*>(base + view.layout.order_at);
+  if (view.form != SparseFormS8::kQuads) view.columns = reinterpret_cast<uint16_t*>(base + view.layout.columns_at);
   view.quads = reinterpret_cast<int8_t*>(base + view.layout.quads_at);
   view.offsets = reinterpret_cast<uint16_t*>(base + view.layout.offsets_at);
   return view;
 }
 
-// Slot `slot` of a group that has `steps` steps from `first` on: the quads of one row of one block, then zeros.
-void PackRow(const PackedViewSpmmS8& view, const int8_t* row, int64_t block, int64_t slot, int64_t first) {
-  const int64_t rows = view.kernel->rows, begin = block * view.kernel->depth;
-  ForEachQuad(row, view.k, begin, begin + view.kernel->depth, [&](int64_t p) {
-    const int64_t at = first++ * rows + slot;
-    std::memcpy(view.quads + at * 4, row + p, static_cast<size_t>(std::min<int64_t>(4, view.k - p)));
-    view.offsets[at] = static_cast<uint16_t>((p - begin) * view.kernel->strip);
+int64_t OffsetsPerQuad(SparseFormS8 form) { return form == SparseFormS8::kColumns ? 4 : 1; }
+
+// Of a panel, between the places 4 apart (quads) or neighbouring ones (columns).
+int64_t RecordBytes(const PackedViewSpmmS8& view) {
+  return view.form == SparseFormS8::kColumns ? view.kernel->column_bytes : view.kernel->quad_bytes;
+}
+
+// Calls use(row, block, first, end) for each row of each block: its steps are `first`, first + rows, ... < end, as
+// indices of quads.
+template <typename Use>
+void ForEachRow(const PackedViewSpmmS8& view, Use use) {
+  const int64_t rows = view.kernel->rows;
+  for (int64_t block = 0; block < view.layout.blocks; ++block)
+    for (int64_t i = 0; i < view.layout.n_pad; ++i) {
+      const int64_t row = i / kBandRowsS8 * kBandRowsS8 + view.order[block * view.layout.n_pad + i];
+      const int64_t* starts = view.starts + block * view.layout.groups + i / rows;
+      use(row, block, starts[0] * rows + i % rows, starts[1] * rows);
+    }
+}
+
+const uint16_t* ColumnsOf(const PackedViewSpmmS8& view, int64_t block) {
+  return view.columns == nullptr ? nullptr : view.columns + block * view.layout.depth;
+}
+
+void PackQuads(const PackedViewSpmmS8& view, const int8_t* weight) {
+  const int64_t each = OffsetsPerQuad(view.form), bytes = RecordBytes(view), depth = view.layout.depth;
+  const int64_t rows = view.kernel->rows;
+  bool back = true;
+  ForEachRow(view, [&](int64_t row, int64_t block, int64_t at, int64_t end) {
+    // Every other group goes through the panel from its end: what the last one read last is in the cache.
+    if (at % rows == 0) back = !back;
+    if (row >= view.n) return;
+    if (back) at += (end - 1 - at) / rows * rows;
+    for (const RowStepSpmmS8& step : RowStepsSpmmS8(view.form, weight + row * view.k + block * depth,
+                                                    view.BlockDepth(block), ColumnsOf(view, block), depth)) {
+      std::memcpy(view.quads + at * 4, step.quad, 4);
+      for (int64_t i = 0; i < each; ++i)
+        view.offsets[at * each + i] = static_cast<uint16_t>(step.place[i] / (each == 1 ? 4 : 1) * bytes);
+      at += back ? -rows : rows;
+    }
   });
+}
+
+// The value of k, within its block, that weight i of a quad belongs to; -1 when the offset is damaged.
+int64_t ValueOf(const PackedViewSpmmS8& view, int64_t block, int64_t quad, int64_t i) {
+  const int64_t each = OffsetsPerQuad(view.form), bytes = RecordBytes(view);
+  const int64_t offset = view.offsets[each == 1 ? quad : quad * each + i];
+  if (offset % bytes != 0) return -1;
+  const int64_t place = each == 1 ? offset / bytes * 4 + i : offset / bytes;
+  if (place >= view.layout.depth) return -1;
+  const uint16_t* columns = ColumnsOf(view, block);
+  const int64_t p = columns == nullptr ? place : columns[place];
+  return p < view.BlockDepth(block) ? p : -1;
+}
+
+bool SoundIndex(const PackedViewSpmmS8& view) {
+  const int64_t groups = view.layout.blocks * view.layout.groups;
+  bool sound = view.starts[0] == 0 && view.starts[groups] == view.steps;
+  for (int64_t g = 0; g < groups; ++g) sound &= view.starts[g] <= view.starts[g + 1];
+  uint8_t highest = 0;
+  for (int64_t i = 0; i < view.layout.blocks * view.layout.n_pad; ++i) highest = std::max(highest, view.order[i]);
+  uint16_t furthest = 0;
+  for (int64_t i = 0; view.columns != nullptr && i < view.layout.blocks * view.layout.depth; ++i)
+    furthest = std::max(furthest, view.columns[i]);
+  return sound && highest < kBandRowsS8 && furthest < view.layout.depth;
 }
 
 }  // namespace
 
-PackedLayoutSpmmS8 LayoutSpmmS8(const SpmmS8Kernel& kernel, int64_t n, int64_t k, int64_t steps) {
+PackedLayoutSpmmS8 LayoutSpmmS8(const SpmmS8Kernel& kernel, SparseFormS8 form, int64_t n, int64_t k, int64_t steps) {
   PackedLayoutSpmmS8 layout;
+  const BlocksSpmmS8 split(kernel, k);
   layout.n_pad = RoundUp(n, kColumns);
-  layout.blocks = (k + kernel.depth - 1) / kernel.depth;
+  layout.blocks = split.count;
+  layout.depth = split.depth;
   layout.bands = (layout.n_pad + kBandRowsS8 - 1) / kBandRowsS8;
   layout.groups = layout.n_pad / kernel.rows;
   const size_t columns = static_cast<size_t>(layout.n_pad), blocks = static_cast<size_t>(layout.blocks);
@@ -156,14 +178,17 @@ PackedLayoutSpmmS8 LayoutSpmmS8(const SpmmS8Kernel& kernel, int64_t n, int64_t k
   layout.col_sum_at = layout.scale_at + Scratch::Padded<float>(columns);
   layout.starts_at = layout.col_sum_at + Scratch::Padded<int32_t>(columns);
   layout.order_at = layout.starts_at + Scratch::Padded<int64_t>(blocks * static_cast<size_t>(layout.groups) + 1);
-  layout.quads_at = layout.order_at + Scratch::Padded<uint8_t>(blocks * columns);
+  layout.columns_at = layout.order_at + Scratch::Padded<uint8_t>(blocks * columns);
+  layout.quads_at = layout.columns_at;
+  if (form != SparseFormS8::kQuads)
+    layout.quads_at += Scratch::Padded<uint16_t>(blocks * static_cast<size_t>(layout.depth));
   layout.offsets_at = layout.quads_at + Scratch::Padded<int32_t>(slots);
-  layout.total = layout.offsets_at + Scratch::Padded<uint16_t>(slots);
+  layout.total = layout.offsets_at + Scratch::Padded<uint16_t>(slots * static_cast<size_t>(OffsetsPerQuad(form)));
   return layout;
 }
 
 int32_t PackedViewSpmmS8::BlockDepth(int64_t block) const {
-  return static_cast<int32_t>(std::min<int64_t>(kernel->depth, k - block * kernel->depth));
+  return static_cast<int32_t>(std::min<int64_t>(layout.depth, k - block * layout.depth));
 }
 
 int32_t PackedViewSpmmS8::BandRows(int64_t band) const {
@@ -177,8 +202,23 @@ SpmmS8Args PackedViewSpmmS8::Band(int64_t block, int64_t band) const {
   args.quads = quads;
   args.offsets = offsets;
   args.order = order + block * layout.n_pad + band * kBandRowsS8;
+  args.col_scale = scale + band * kBandRowsS8;
+  args.col_sum = col_sum + band * kBandRowsS8;
   args.add = block > 0;
   return args;
+}
+
+void PackedViewSpmmS8::PackPanel(int64_t block, int64_t tokens, const uint8_t* a, int64_t lda, uint8_t* packed,
+                                 uint8_t* panel) const {
+  const bool arranged = form != SparseFormS8::kQuads;
+  kernel->pack(static_cast<int32_t>(RoundUp(tokens, 16)), BlockDepth(block), a, lda, arranged ? packed : panel);
+  if (arranged)
+    kernel->arrange(static_cast<int32_t>(layout.depth), ColumnsOf(*this, block), form == SparseFormS8::kOrdered, packed,
+                    panel);
+}
+
+void PackedViewSpmmS8::Multiply(const SpmmS8Args& args) const {
+  (form == SparseFormS8::kColumns ? kernel->multiply_columns : kernel->multiply)(args);
 }
 
 PackedViewSpmmS8 ViewPackedSpmmS8(const void* packed, size_t packed_bytes) {
@@ -188,19 +228,15 @@ PackedViewSpmmS8 ViewPackedSpmmS8(const void* packed, size_t packed_bytes) {
     Fail(std::string("packed for kernel ") + header.kernel_id +
          ", which this CPU cannot run; pack the weight again on this host");
   const PackedViewSpmmS8 view = MakeView(header, *kernel);
-  const int64_t groups = view.layout.blocks * view.layout.groups;
-  bool sound = view.starts[0] == 0 && view.starts[groups] == view.steps;
-  for (int64_t g = 0; g < groups; ++g) sound &= view.starts[g] <= view.starts[g + 1];
-  uint8_t highest = 0;
-  for (int64_t i = 0; i < view.layout.blocks * view.layout.n_pad; ++i) highest = std::max(highest, view.order[i]);
-  if (!sound || highest >= kBandRowsS8) Fail("its index is damaged; pack the weight again");
+  if (!SoundIndex(view)) Fail("its index is damaged; pack the weight again");
   return view;
 }
 
 size_t PackedBytesSpmmS8(int64_t n, int64_t k, const int8_t* weight) {
   CheckExtents(n, k);
   const SpmmS8Kernel& kernel = *Selected().spmm_s8;
-  return LayoutSpmmS8(kernel, n, k, MakePlan(kernel, n, k, weight).starts.back()).total;
+  const PlanSpmmS8 plan = MakePlanSpmmS8(kernel, n, RoundUp(n, kColumns), k, weight);
+  return LayoutSpmmS8(kernel, plan.form, n, k, plan.starts.back()).total;
 }
 
 void PackSpmmS8(int64_t n, int64_t k, const int8_t* weight, const float* scale, const float* input_scale, void* packed,
@@ -208,8 +244,8 @@ void PackSpmmS8(int64_t n, int64_t k, const int8_t* weight, const float* scale, 
   CheckExtents(n, k);
   CheckValues(n, k, weight, scale, input_scale);
   const SpmmS8Kernel& kernel = *Selected().spmm_s8;
-  const Plan plan = MakePlan(kernel, n, k, weight);
-  const PackedLayoutSpmmS8 layout = LayoutSpmmS8(kernel, n, k, plan.starts.back());
+  const PlanSpmmS8 plan = MakePlanSpmmS8(kernel, n, RoundUp(n, kColumns), k, weight);
+  const PackedLayoutSpmmS8 layout = LayoutSpmmS8(kernel, plan.form, n, k, plan.starts.back());
   if (packed_bytes != layout.total)
     Fail(std::to_string(layout.total) + " bytes needed, got " + std::to_string(packed_bytes));
   CheckAddress(packed);
@@ -223,6 +259,7 @@ void PackSpmmS8(int64_t n, int64_t k, const int8_t* weight, const float* scale, 
   header.quads = plan.quads;
   header.steps = plan.starts.back();
   header.smoothed = input_scale != nullptr;
+  header.form = static_cast<uint64_t>(plan.form);
   const PackedViewSpmmS8 view = MakeView(header, kernel);
   if (input_scale != nullptr) std::copy_n(input_scale, k, const_cast<float*>(view.input_scale));
   std::copy_n(scale, n, view.scale);
@@ -230,31 +267,23 @@ void PackSpmmS8(int64_t n, int64_t k, const int8_t* weight, const float* scale, 
     for (int64_t p = 0; p < k; ++p) view.col_sum[j] += weight[j * k + p];
   std::copy(plan.starts.begin(), plan.starts.end(), view.starts);
   std::copy(plan.order.begin(), plan.order.end(), view.order);
-  for (int64_t block = 0; block < layout.blocks; ++block)
-    for (int64_t i = 0; i < layout.n_pad; ++i) {
-      const int64_t row = i / kBandRowsS8 * kBandRowsS8 + view.order[block * layout.n_pad + i];
-      const int64_t first = view.starts[block * layout.groups + i / kernel.rows];
-      if (row < n) PackRow(view, weight + row * k, block, i % kernel.rows, first);
-    }
+  std::copy(plan.columns.begin(), plan.columns.end(), view.columns);
+  PackQuads(view, weight);
 }
 
 void UnpackSpmmS8(const void* packed, size_t packed_bytes, int8_t* weight, float* scale) {
   const PackedViewSpmmS8 view = ViewPackedSpmmS8(packed, packed_bytes);
   std::copy_n(view.scale, view.n, scale);
   std::memset(weight, 0, static_cast<size_t>(view.n * view.k));
-  const int64_t rows = view.kernel->rows;
-  for (int64_t block = 0; block < view.layout.blocks; ++block)
-    for (int64_t i = 0; i < view.layout.n_pad; ++i) {
-      const int64_t row = i / kBandRowsS8 * kBandRowsS8 + view.order[block * view.layout.n_pad + i];
-      const int64_t* starts = view.starts + block * view.layout.groups + i / rows;
-      for (int64_t at = starts[0] * rows + i % rows; at < starts[1] * rows; at += rows) {
-        const int64_t p = view.offsets[at] / view.kernel->strip + block * view.kernel->depth;
-        if (IsZero(view.quads + at * 4, 4)) continue;
-        if (row >= view.n || p % 4 != 0 || p >= view.k) Fail("its index is damaged; pack the weight again");
-        std::memcpy(weight + row * view.k + p, view.quads + at * 4,
-                    static_cast<size_t>(std::min<int64_t>(4, view.k - p)));
+  ForEachRow(view, [&](int64_t row, int64_t block, int64_t at, int64_t end) {
+    for (; at < end; at += view.kernel->rows)
+      for (int64_t i = 0; i < 4; ++i) {
+        if (view.quads[at * 4 + i] == 0) continue;
+        const int64_t p = ValueOf(view, block, at, i);
+        if (row >= view.n || p < 0) Fail("its index is damaged; pack the weight again");
+        weight[row * view.k + block * view.layout.depth + p] = view.quads[at * 4 + i];
       }
-    }
+  });
 }
 
 const float* InputScaleSpmmS8(const void* packed, size_t packed_bytes) {
@@ -263,7 +292,9 @@ const float* InputScaleSpmmS8(const void* packed, size_t packed_bytes) {
 
 PackedInfoSpmmS8 InspectPackedSpmmS8(const void* packed, size_t packed_bytes) {
   const PackedHeaderSpmmS8& header = CheckedHeader(packed, packed_bytes);
-  return {header.n, header.k, header.quads, header.kernel_id, FindKernel(header.kernel_id) != nullptr};
+  static constexpr const char* kForms[] = {"quads", "ordered quads", "columns"};
+  return {
+      header.n, header.k, header.quads, kForms[header.form], header.kernel_id, FindKernel(header.kernel_id) != nullptr};
 }
 
 }  // namespace tersor

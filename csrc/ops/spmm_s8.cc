@@ -80,9 +80,10 @@ void SpmmS8Sums(int64_t m, const uint8_t* a, int64_t lda, const void* packed, si
   const SpmmS8Kernel& kernel = *weight.kernel;
   const size_t k_pad = static_cast<size_t>(RoundUp(weight.k, 64)), strip = static_cast<size_t>(kernel.strip);
   const size_t sums = kBandRowsS8 * strip;
-  Scratch scratch(Scratch::Padded<uint8_t>(strip * k_pad) + kPanelBytesSpmmS8 + Scratch::Padded<int32_t>(sums));
+  Scratch scratch(Scratch::Padded<uint8_t>(strip * k_pad) + 2 * kPanelBytesSpmmS8 + Scratch::Padded<int32_t>(sums));
   if (!scratch.ok()) throw Error("spmm_s8: out of memory");
   uint8_t* padded = scratch.Take<uint8_t>(strip * k_pad);
+  uint8_t* packed_panel = scratch.Take<uint8_t>(kPanelBytesSpmmS8);
   uint8_t* panel = scratch.Take<uint8_t>(kPanelBytesSpmmS8);
   int32_t* acc = scratch.Take<int32_t>(sums);
   for (int64_t row = 0; row < m; row += kernel.strip) {
@@ -92,13 +93,13 @@ void SpmmS8Sums(int64_t m, const uint8_t* a, int64_t lda, const void* packed, si
       std::memcpy(padded + static_cast<size_t>(i) * k_pad, a + (row + i) * lda, static_cast<size_t>(weight.k));
     for (int64_t band = 0; band < weight.layout.bands; ++band) {
       for (int64_t block = 0; block < weight.layout.blocks; ++block) {
-        kernel.pack(static_cast<int32_t>(RoundUp(tokens, 16)), weight.BlockDepth(block), padded + block * kernel.depth,
-                    static_cast<int64_t>(k_pad), panel);
+        weight.PackPanel(block, tokens, padded + block * weight.layout.depth, static_cast<int64_t>(k_pad), packed_panel,
+                         panel);
         SpmmS8Args args = weight.Band(block, band);
         args.tokens = static_cast<int32_t>(tokens);
         args.panel = panel;
         args.acc = acc;
-        kernel.multiply(args);
+        weight.Multiply(args);
       }
       const int64_t column = band * kBandRowsS8, live = std::min<int64_t>(kBandRowsS8, weight.n - column);
       for (int64_t i = 0; i < tokens; ++i)

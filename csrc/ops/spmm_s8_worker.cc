@@ -31,12 +31,13 @@ size_t SpmmS8Worker::ScratchBytes() const {
 // A 16-bit offset into any of the panels stays inside.
 size_t SpmmS8Worker::ScratchPanels() const {
   const int64_t blocks = std::min(weight_.layout.blocks, kBlocksAtOnce);
-  return static_cast<size_t>(blocks - 1) * panel_bytes() + kPanelBytesSpmmS8;
+  return static_cast<size_t>(blocks - 1) * panel_bytes() + 2 * kPanelBytesSpmmS8;
 }
 
 void SpmmS8Worker::Take(Scratch& scratch) {
   const size_t strip = static_cast<size_t>(kernel_.strip), columns = static_cast<size_t>(BeginOf(bands_.count()));
-  panels_ = scratch.Take<uint8_t>(ScratchPanels());
+  packed_ = scratch.Take<uint8_t>(ScratchPanels());
+  panels_ = packed_ + kPanelBytesSpmmS8;
   acc_ = scratch.Take<int32_t>(static_cast<size_t>(BeginOf(bands_at_once())) * strip);
   q_ = scratch.Take<uint8_t>(strip * static_cast<size_t>(lda_));
   row_scale_ = scratch.Take<float>(strip);
@@ -54,8 +55,8 @@ void SpmmS8Worker::Take(Scratch& scratch) {
 
 void SpmmS8Worker::Pack(int64_t tokens, Range blocks) {
   for (int64_t block = blocks.begin; block < blocks.end; ++block)
-    kernel_.pack(static_cast<int32_t>(RoundUp(tokens, 16)), weight_.BlockDepth(block), q_ + block * kernel_.depth, lda_,
-                 panels_ + static_cast<size_t>(block - blocks.begin) * panel_bytes());
+    weight_.PackPanel(block, tokens, q_ + block * weight_.layout.depth, lda_, packed_,
+                      panels_ + static_cast<size_t>(block - blocks.begin) * panel_bytes());
 }
 
 void SpmmS8Worker::MultiplyBand(int64_t tokens, Range blocks, int64_t band, int32_t* acc) {
@@ -64,26 +65,27 @@ void SpmmS8Worker::MultiplyBand(int64_t tokens, Range blocks, int64_t band, int3
     args.tokens = static_cast<int32_t>(tokens);
     args.panel = panels_ + static_cast<size_t>(block - blocks.begin) * panel_bytes();
     args.acc = acc;
-    kernel_.multiply(args);
+    if (block + 1 == weight_.layout.blocks) {
+      args.y = reinterpret_cast<float*>(acc);
+      args.row_scale = row_scale_;
+      args.row_zero = row_zero_;
+      args.bias = bias_ + BeginOf(band - bands_.begin);
+    }
+    weight_.Multiply(args);
   }
 }
 
 void SpmmS8Worker::FinishBand(Range rows, int64_t band, const int32_t* acc) {
   const size_t bytes = ElementBytes(args_.dtype);
-  const int64_t column = BeginOf(band), local = BeginOf(band - bands_.begin);
+  const int64_t column = BeginOf(band);
   char* y = static_cast<char*>(args_.y) + static_cast<size_t>(rows.begin * args_.ldy + column) * bytes;
 
   SpmmS8FinishArgs f{};
   f.m = static_cast<int32_t>(rows.count());
   f.n = static_cast<int32_t>(std::min<int64_t>(kBandRowsS8, weight_.n - column));
-  f.acc = acc;
+  f.y = reinterpret_cast<const float*>(acc);
   f.c = narrow() ? out_ : reinterpret_cast<float*>(y);
   f.ldc = narrow() ? kBandRowsS8 : args_.ldy;
-  f.row_scale = row_scale_;
-  f.row_zero = row_zero_;
-  f.col_scale = weight_.scale + column;
-  f.col_sum = weight_.col_sum + column;
-  f.bias = bias_ + local;
   const ConvertKernel& convert = *job_.kernels.convert;
   if (args_.residual != nullptr) {
     const char* source =
@@ -126,6 +128,8 @@ void SpmmS8Worker::Run(Scratch& scratch) {
     const int64_t tokens = rows.count(), dead = RoundUp(tokens, 16) - tokens;
     input_.Quantize(rows, {q_, lda_, k_pad_, row_scale_, row_zero_}, row_f32_);
     std::memset(q_ + tokens * lda_, 0, static_cast<size_t>(dead * lda_));
+    std::fill_n(row_scale_ + tokens, dead, 0.0f);
+    std::fill_n(row_zero_ + tokens, dead, 0);
     RunStrip(rows);
     at += tokens;
   }

@@ -34,7 +34,7 @@ class SpmmS8Worker {
 
   void Take(Scratch& scratch);
   int64_t bands_at_once() const { return weight_.layout.blocks <= kBlocksAtOnce ? 1 : kBandsAtOnce; }
-  size_t panel_bytes() const { return static_cast<size_t>(kernel_.depth * kernel_.strip); }
+  size_t panel_bytes() const { return static_cast<size_t>(weight_.layout.depth / 4 * kernel_.quad_bytes); }
   size_t ScratchPanels() const;
   void Pack(int64_t tokens, Range blocks);
   void MultiplyBand(int64_t tokens, Range blocks, int64_t band, int32_t* acc);
@@ -43,7 +43,7 @@ class SpmmS8Worker {
 
   // The panels of these blocks of k, 192 KiB, stay in L2 while every band passes by. A weight that is deeper than that
   // goes so many bands at a time: their sums, 256 KiB, wait for the next panels.
-  static constexpr int64_t kBlocksAtOnce = 8, kBandsAtOnce = 16;
+  static constexpr int64_t kBlocksAtOnce = 4, kBandsAtOnce = 16;
 
   const SpmmS8Job& job_;
   const LinearS8Args& args_;
@@ -52,9 +52,10 @@ class SpmmS8Worker {
   const InputRows input_;
   const Range rows_, bands_;
   int64_t k_pad_, lda_;
-  uint8_t* q_ = nullptr;  // [strip][lda]
+  uint8_t* q_ = nullptr;       // [strip][lda]
+  uint8_t* packed_ = nullptr;  // a panel before it is arranged
   uint8_t* panels_ = nullptr;
-  int32_t* acc_ = nullptr;      // [bands_at_once * kBandRowsS8][strip]
+  int32_t* acc_ = nullptr;      // [bands_at_once * kBandRowsS8][strip], at last as floats
   float* row_scale_ = nullptr;  // [strip]
   int32_t* row_zero_ = nullptr;
   float* bias_ = nullptr;      // [kBandRowsS8 * bands]

@@ -12,6 +12,7 @@ class _Inspection(TypedDict):
 
 class _SparseInspection(_Inspection):
     quads: int
+    form: str
 
 class _SparseFloatInspection(_Inspection):
     nnz: int

@@ -243,7 +243,12 @@ def input_scale_sparse_s8(packed: NDArray[np.uint8]) -> NDArray[np.float32] | No
 
 
 def inspect_sparse_s8(packed: NDArray[np.uint8]) -> dict[str, Any]:
-    """What a sparse packed weight is: `n`, `k`, `quads` (the 1x4 blocks kept), `kernel` (its id) and `runnable`."""
+    """What a sparse packed weight is: `n`, `k`, `quads`, `form`, `kernel` (its id) and `runnable`.
+
+    `quads` counts the 1x4 blocks that hold a non-zero. `form` says how the packer gathered them, decided by the
+    pattern: "quads" as they are, "ordered quads" after the inputs changed places, or "columns", where any four
+    non-zeros of a row go together.
+    """
     return dict(_C.inspect_sparse_s8(packed))
 
 

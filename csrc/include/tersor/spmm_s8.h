@@ -10,8 +10,9 @@
 
 namespace tersor {
 
-// --- Packing. A packed weight is one relocatable block of bytes, a cache for the CPU it was packed on. It keeps W in
-// quads of 4 consecutive k, and of them those that hold a non-zero: any W may be packed, 1x4 blocks without loss.
+// --- Packing. A packed weight is one relocatable block of bytes, a cache for the CPU it was packed on. Any W may be
+// packed. The pattern of its non-zeros decides the form: quads of 4 consecutive k as they are, quads after the values
+// of k changed places, or columns, where 4 non-zeros of any place make a quad.
 
 // Bytes of the packed W [n][k] for the active kernel. Throws Error when n or k is not positive or too large, k being
 // at most kMaxDepthS8.
@@ -26,7 +27,8 @@ TERSOR_API const float* InputScaleSpmmS8(const void* packed, size_t packed_bytes
 
 struct PackedInfoSpmmS8 {
   int64_t n, k;
-  int64_t quads;       // that hold a non-zero, of n * ceil(k / 4)
+  int64_t quads;       // of 4 consecutive k that hold a non-zero, of n * ceil(k / 4)
+  std::string form;    // "quads", "ordered quads" or "columns"
   std::string kernel;  // kernel id, such as spmm_s8_4x64_avx512vnni
   bool runnable;       // this CPU can run that kernel
 };

@@ -1,20 +1,12 @@
 // 4 weight rows by a strip of 64 tokens. Panel: [k / 4][64][4] uint8, so that a zmm holds one quad of k for 16 tokens.
-// A weight quad is broadcast once and meets the 4 registers of the strip; 16 sums stay in registers.
+// The four quads of a step are loaded at once and broadcast by shuffles; 16 sums stay in registers.
 // Exact: vpdpbusd (unsigned x signed) sums into int32 and never saturates.
 #include <immintrin.h>
 
-#include <cstring>
-
-#include "kernels/kernel_api.h"
+#include "kernels/spmm_s8_strip.h"
 
 namespace tersor::avx512vnni {
 namespace {
-
-constexpr int32_t kRows = 4, kStrip = 64, kDepth = 384;
-constexpr int32_t kLanes = 16, kVectors = kStrip / kLanes;
-static_assert(kDepth / 4 * kStrip * 4 <= 65536, "offsets into a panel fit 16 bits");
-static_assert(kDepth % 64 == 0, "a panel is packed in blocks of 64 values of k");
-static_assert(kRows * kVectors + kVectors + kRows <= 32, "accumulators, tokens and broadcasts fit the registers");
 
 // Rows of 16 int32 become columns.
 [[gnu::always_inline]] inline void Transpose(__m512i* v) {
@@ -47,96 +39,66 @@ static_assert(kRows * kVectors + kVectors + kRows <= 32, "accumulators, tokens a
   }
 }
 
-void Pack(int32_t tokens, int32_t k, const uint8_t* a, int64_t lda, uint8_t* panel) {
-  for (int32_t token = 0; token < tokens; token += kLanes)
-    for (int32_t p = 0; p < k; p += 64) {
-      __m512i v[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) v[i] = _mm512_loadu_si512(a + (token + i) * lda + p);
-      Transpose(v);
-      uint8_t* to = panel + p * kStrip + token * 4;
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * kStrip * 4, v[i]);
-    }
-}
+struct Avx512Vnni {
+  using I = __m512i;
+  using F = __m512;
+  using Quads = __m512i;  // the four of a step, in each 128-bit lane
+  using Weights = __m512i;
+  static constexpr int32_t kLanes = 16, kVectors = 4, kRows = 4, kTokenBytes = 4, kDepth = 768, kSumShift = 0;
+  static constexpr int32_t kStrip = kLanes * kVectors;
+  static_assert(kRows * kVectors + kVectors + kRows + 1 <= 32, "sums, tokens and broadcasts fit the registers");
 
-template <int kLive>
-void MultiplyStrip(const SpmmS8Args& g) {
-  const int8_t* quads = g.quads + g.starts[0] * kRows * 4;
-  const uint16_t* offsets = g.offsets + g.starts[0] * kRows;
-  for (int32_t group = 0; group < g.groups; ++group) {
-    int32_t* rows[kRows];
-    __m512i acc[kRows][kLive];
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      rows[r] = g.acc + int64_t{g.order[group * kRows + r]} * kStrip;
-#pragma GCC unroll 4
-      for (int v = 0; v < kLive; ++v)
-        acc[r][v] = g.add ? _mm512_loadu_si512(rows[r] + v * kLanes) : _mm512_setzero_si512();
-    }
-    for (int64_t steps = g.starts[group + 1] - g.starts[group]; steps > 0; --steps) {
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) {
-        const uint8_t* tokens = g.panel + offsets[r];
-        int32_t quad;
-        std::memcpy(&quad, quads + r * 4, sizeof quad);
-        __asm__("" : "+r"(quad));  // broadcast from there: the load ports are busy with the tokens
-        __m512i w = _mm512_set1_epi32(quad);
-        __asm__("" : "+v"(w));  // one broadcast, not one per register of the strip
-#pragma GCC unroll 4
-        for (int v = 0; v < kLive; ++v)
-          acc[r][v] = _mm512_dpbusd_epi32(acc[r][v], _mm512_loadu_si512(tokens + v * 64), w);
+  static Quads LoadQuads(const int8_t* q) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q)));
+  }
+  template <int r>
+  static Weights Quad(Quads q) {
+    return _mm512_shuffle_epi32(q, static_cast<_MM_PERM_ENUM>(r * 0x55));
+  }
+  static I MulAdd(I acc, const uint8_t* tokens, Weights w) {
+    return _mm512_dpbusd_epi32(acc, _mm512_loadu_si512(tokens), w);
+  }
+
+  static void Pack(int32_t tokens, int32_t k, const uint8_t* a, int64_t lda, uint8_t* panel) {
+    for (int32_t token = 0; token < tokens; token += kLanes)
+      for (int32_t p = 0; p < k; p += 64) {
+        __m512i v[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) v[i] = _mm512_loadu_si512(a + (token + i) * lda + p);
+        tersor::avx512vnni::Transpose(v);
+        uint8_t* to = panel + p * kStrip + token * 4;
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * kStrip * 4, v[i]);
       }
-      quads += kRows * 4;
-      offsets += kRows;
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < kLive; ++v) _mm512_storeu_si512(rows[r] + v * kLanes, acc[r][v]);
   }
-}
 
-void Multiply(const SpmmS8Args& g) {
-  using Run = void (*)(const SpmmS8Args&);
-  static constexpr Run kByVectors[kVectors] = {MultiplyStrip<1>, MultiplyStrip<2>, MultiplyStrip<3>, MultiplyStrip<4>};
-  kByVectors[(g.tokens - 1) / kLanes](g);
-}
-
-template <bool kResidual>
-void FinishColumns(const SpmmS8FinishArgs& g, int32_t column) {
-  const int32_t left = g.n - column;
-  const __mmask16 live = static_cast<__mmask16>(left >= kLanes ? 0xffffu : (1u << left) - 1u);
-  const __m512i col_sum = _mm512_loadu_si512(g.col_sum + column);
-  const __m512 col_scale = _mm512_loadu_ps(g.col_scale + column), bias = _mm512_loadu_ps(g.bias + column);
-  for (int32_t token = 0; token < g.m; token += kLanes) {
-    __m512i v[16];
+  static void Transpose(F* v) {
+    __m512i bits[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) v[i] = _mm512_loadu_si512(g.acc + (column + i) * kStrip + token);
-    Transpose(v);
+    for (int i = 0; i < 16; ++i) bits[i] = _mm512_castps_si512(v[i]);
+    tersor::avx512vnni::Transpose(bits);
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-      const int32_t row = token + i;
-      if (row >= g.m) return;
-      const __m512i correction = _mm512_mullo_epi32(_mm512_set1_epi32(g.row_zero[row]), col_sum);
-      const __m512 t = _mm512_cvtepi32_ps(_mm512_sub_epi32(v[i], correction));
-      const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(g.row_scale[row]), col_scale);
-      __m512 y = _mm512_add_ps(_mm512_mul_ps(t, scale), bias);
-      if (kResidual) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(live, g.residual + row * g.ldr + column));
-      _mm512_mask_storeu_ps(g.c + row * g.ldc + column, live, y);
-    }
+    for (int i = 0; i < 16; ++i) v[i] = _mm512_castsi512_ps(bits[i]);
   }
-}
 
-void Finish(const SpmmS8FinishArgs& g) {
-  for (int32_t column = 0; column < g.n; column += kLanes)
-    g.residual != nullptr ? FinishColumns<true>(g, column) : FinishColumns<false>(g, column);
-}
+  static I Set(int32_t v) { return _mm512_set1_epi32(v); }
+  static F Set(float v) { return _mm512_set1_ps(v); }
+  static I Sub(I a, I b) { return _mm512_sub_epi32(a, b); }
+  static I Mul(I a, I b) { return _mm512_mullo_epi32(a, b); }
+  static F Add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F ToFloat(I v) { return _mm512_cvtepi32_ps(v); }
+
+  static I Load(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static F Load(const float* p) { return _mm512_loadu_ps(p); }
+  static void Store(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
+  static void Store(float* p, F v) { _mm512_storeu_ps(p, v); }
+};
 
 }  // namespace
 
 const SpmmS8Kernel& SpmmS8() {
-  static constexpr SpmmS8Kernel kernel = {"spmm_s8_4x64_avx512vnni", kRows, kStrip, kDepth, Pack, Multiply, Finish};
+  static constexpr SpmmS8Kernel kernel = Strip<Avx512Vnni>::Kernel("spmm_s8_4x64_avx512vnni");
   return kernel;
 }
 
