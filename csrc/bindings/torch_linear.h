@@ -96,7 +96,7 @@ void RunLinear(StableIValue* stack, uint64_t, uint64_t) {
 
   args.m = 1;
   for (int64_t i = 0; i < dim - 1; ++i) args.m *= sizes[i];
-  Tensor y = Empty(sizes, dim, weight.n, dtype);
+  Tensor y = Empty(sizes, dim, weight.n, dtype, x.device());
   const Rows rows(x, sizes, dim, dtype);
   args.x = rows.data;
   args.ldx = rows.stride;

@@ -5,8 +5,10 @@
 
 extern "C" {
 struct AtenTensorOpaque;
+struct DeviceGuardOpaque;
 struct TorchLibraryOpaque;
 typedef AtenTensorOpaque* AtenTensorHandle;
+typedef DeviceGuardOpaque* DeviceGuardHandle;
 typedef TorchLibraryOpaque* TorchLibraryHandle;
 typedef int32_t AOTITorchError;  // 0: success
 typedef uint64_t StableIValue;   // a handle, an int64, or the bits of a double

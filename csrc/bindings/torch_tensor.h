@@ -16,6 +16,11 @@ inline void Check(AOTITorchError code, const char* what) {
   if (code != 0) throw Error(std::string("tersor: torch could not ") + what + "; its own message is on stderr");
 }
 
+struct Device {
+  int32_t type, index;
+  bool operator==(const Device& other) const { return type == other.type && index == other.index; }
+};
+
 // Owns one handle: boxed kernels own the inputs that they take from the stack.
 class Tensor {
  public:
@@ -40,6 +45,7 @@ class Tensor {
   const int64_t* strides() const { return Read<int64_t*>(aoti_torch_get_strides); }  // borrowed
   int32_t dtype() const { return Read<int32_t>(aoti_torch_get_dtype); }
   int32_t device_type() const { return Read<int32_t>(aoti_torch_get_device_type); }
+  Device device() const { return {device_type(), Read<int32_t>(aoti_torch_get_device_index)}; }
   int32_t layout() const { return Read<int32_t>(aoti_torch_get_layout); }
   const void* data() const { return Read<const void*>(torch_get_const_data_ptr); }
   void* mutable_data() const { return Read<void*>(torch_get_mutable_data_ptr); }
@@ -59,6 +65,7 @@ class Tensor {
 struct Codes {
   int32_t f32 = aoti_torch_dtype_float32(), f16 = aoti_torch_dtype_float16(), bf16 = aoti_torch_dtype_bfloat16();
   int32_t u8 = aoti_torch_dtype_uint8(), cpu = aoti_torch_device_type_cpu();
+  int32_t cuda = aoti_torch_device_type_cuda();
 };
 inline const Codes codes;
 
@@ -80,7 +87,7 @@ inline std::string DTypeName(int32_t code) {
 
 inline std::string DeviceName(int32_t code) {
   if (code == codes.cpu) return "cpu";
-  return code == aoti_torch_device_type_cuda() ? "cuda" : "device type " + std::to_string(code);
+  return code == codes.cuda ? "cuda" : "device type " + std::to_string(code);
 }
 
 inline std::string ShapeText(const int64_t* sizes, int64_t dim) {
@@ -89,8 +96,8 @@ inline std::string ShapeText(const int64_t* sizes, int64_t dim) {
   return text + "]";
 }
 
-// A new contiguous CPU tensor [sizes[0], .., sizes[dim - 2], last].
-inline Tensor Empty(const int64_t* sizes, int64_t dim, int64_t last, int32_t dtype) {
+// A new contiguous tensor [sizes[0], .., sizes[dim - 2], last].
+inline Tensor Empty(const int64_t* sizes, int64_t dim, int64_t last, int32_t dtype, Device device) {
   constexpr int64_t kInline = 8;
   int64_t few[2 * kInline];
   std::vector<int64_t> many(dim <= kInline ? 0 : static_cast<size_t>(2 * dim));
@@ -103,12 +110,12 @@ inline Tensor Empty(const int64_t* sizes, int64_t dim, int64_t last, int32_t dty
     step *= std::max<int64_t>(shape[i], 1);
   }
   AtenTensorHandle handle;
-  Check(aoti_torch_empty_strided(dim, shape, strides, dtype, codes.cpu, 0, &handle), "allocate a tensor");
+  Check(aoti_torch_empty_strided(dim, shape, strides, dtype, device.type, device.index, &handle), "allocate a tensor");
   return Tensor(handle);
 }
 
 inline Tensor ContiguousCopy(const Tensor& source, const int64_t* sizes, int64_t dim, int32_t dtype) {
-  Tensor copy = Empty(sizes, dim, sizes[dim - 1], dtype);
+  Tensor copy = Empty(sizes, dim, sizes[dim - 1], dtype, source.device());
   Check(aoti_torch_copy_(copy.get(), source.get(), 0), "copy a tensor");
   return copy;
 }

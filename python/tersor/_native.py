@@ -1,6 +1,7 @@
 """Loads the compiled parts, and says what to do when one of them is missing.
 
 `_C` (kernels on NumPy arrays) and `_torch_ops.so` (torch ops) both link `libtersor.so`; all three lie in this package.
+A build with CUDA adds `libtersor_cuda.so` and, linked to it, `_cuda` and `_torch_ops_cuda.so`.
 """
 
 from __future__ import annotations
@@ -58,6 +59,33 @@ def core() -> ModuleType:
         raise NativeError(f"tersor's compiled module _C does not load ({error}).", _REINSTALL) from error
 
 
+def has_cuda_kernels() -> bool:
+    """Whether this build of tersor has CUDA kernels; says nothing about a GPU."""
+    return _file(f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}") is not None
+
+
+def cuda() -> ModuleType:
+    """The module `tersor._cuda`. Raises NativeError when this build has no CUDA kernels or the host no GPU for them."""
+    module = _cuda_module()
+    problem: str = module.device_problem()
+    if problem:
+        fix = "install an NVIDIA driver for CUDA 13 or newer and check it with `nvidia-smi`, or keep to the CPU."
+        raise NativeError(f"tersor's CUDA kernels cannot run on this host ({problem}).", fix)
+    return module
+
+
+@cache
+def _cuda_module() -> ModuleType:
+    if not has_cuda_kernels():
+        fix = "build it where nvcc is on PATH: `TERSOR_CUDA=ON pip install .` in a checkout."
+        raise NativeError("this build of tersor has no CUDA kernels.", fix)
+    _file("libtersor_cuda.so")
+    try:
+        return importlib.import_module("tersor._cuda")
+    except ImportError as error:
+        raise NativeError(f"tersor's compiled module _cuda does not load ({error}).", _REINSTALL) from error
+
+
 @cache
 def torch_ops() -> None:
     """Registers `torch.ops.tersor`, once. Raises NativeError when the library is missing or does not load."""
@@ -70,14 +98,24 @@ def torch_ops() -> None:
     path = _file("_torch_ops.so")
     if path is None:
         raise NativeError(f"tersor has no file _torch_ops.so for {_here()}.", _REINSTALL)
-    load: Callable[[Path], None] = torch.ops.load_library
-    try:
-        load(path)
-    except OSError as error:
-        why = error.__cause__ or error  # torch puts the loader's own message into the cause
-        raise NativeError(f"tersor's _torch_ops.so does not load with {found} ({why}).", _REINSTALL) from error
+    _load(path, found)
     if not all(hasattr(torch.ops.tersor, op) for op in _OPS):
         raise NativeError(
             f"{found} refused the ops of {path}; its message is on stderr.",
             "load only one copy of tersor in a process, or start a new one.",
         )
+    cuda_path = _file("_torch_ops_cuda.so")
+    if cuda_path is not None:
+        _file("libtersor_cuda.so")
+        _load(cuda_path, found)
+
+
+def _load(path: Path, found: str) -> None:
+    import torch
+
+    load: Callable[[Path], None] = torch.ops.load_library
+    try:
+        load(path)
+    except OSError as error:
+        why = error.__cause__ or error  # torch puts the loader's own message into the cause
+        raise NativeError(f"tersor's {path.name} does not load with {found} ({why}).", _REINSTALL) from error

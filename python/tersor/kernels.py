@@ -10,10 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tersor._native import cuda as _native_cuda
 
 if TYPE_CHECKING:
     from tersor import _C
@@ -27,6 +30,7 @@ __all__ = [
     "active",
     "available",
     "built",
+    "cuda",
     "gemm_s8",
     "input_scale_s8",
     "input_scale_sparse_s8",
@@ -86,6 +90,18 @@ def use(name: str) -> Iterator[None]:
         yield
     finally:
         _C.set_isa(before)
+
+
+def cuda() -> ModuleType:
+    """The CUDA launchers on device addresses: `quantize_rows`, `pack_gemm_s8`, `gemm_s8` and so on, each on a stream.
+
+    Their arguments are those of csrc/include/tersor/cuda.h, by name; addresses and the stream are integers, as
+    `Tensor.data_ptr()` and `torch.cuda.current_stream().cuda_stream` or CuPy give them.
+
+    Raises:
+        tersor.errors.NativeError: this build has no CUDA kernels, or they find no driver or no GPU.
+    """
+    return _native_cuda()
 
 
 def usable_cpus() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -28,3 +29,19 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
     with kernels.use(request.param):
         yield request.param
+
+
+@pytest.fixture
+def gpu() -> ModuleType:
+    """tersor's CUDA launchers; skips, saying why, where torch or tersor has no GPU to run on."""
+    import torch
+
+    from tersor import _native
+    from tersor.errors import NativeError
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA GPU here")
+    try:
+        return _native.cuda()
+    except NativeError as error:
+        pytest.skip(str(error))

@@ -18,7 +18,7 @@ from tersor.nn.linear_autograd import linear_with_grad
 from tersor.nn.linear_config import check_settings, checked_config, checked_input_scale
 from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, Expected
 from tersor.nn.packed_linear import PackedLinear
-from tersor.nn.packed_weight import input_scale_of, pack_canonical, pack_float, unpack
+from tersor.nn.packed_weight import input_scale_of, move, pack_canonical, pack_float, unpack
 from tersor.nn.registry import REGISTRY, register
 from tersor.ops import ACTIVATIONS, LINEAR_S8
 
@@ -188,16 +188,19 @@ class Int8Linear(PackedLinear):
         if self.smoothed and input_scale is None:
             if not self.has_weights:
                 raise ValueError("a float weight does not say how to smooth; load the quantised tensors")
-            input_scale = input_scale_of(self.packed)
+            input_scale = input_scale_of(self.packed, self.out_features, self.in_features)
         if input_scale is not None:
             input_scale = checked_input_scale(input_scale, self.in_features)
         return pack_float(self._checked_float_weight(tensors["weight"]), input_scale)
 
     def _unpack(self) -> dict[str, Tensor]:
         q, scale = unpack(self.packed, self.out_features, self.in_features)
-        input_scale = input_scale_of(self.packed)
+        input_scale = input_scale_of(self.packed, self.out_features, self.in_features)
         smoothing = {} if input_scale is None else {"input_scale": input_scale}
         return {"weight_q": q, "weight_scale": scale, **smoothing}
+
+    def _moved(self, packed: Tensor, device: torch.device) -> Tensor:
+        return move(packed, self.out_features, self.in_features, device)
 
     def extra_repr(self) -> str:
         """Adds what is quantised and how to nn.Linear's line."""

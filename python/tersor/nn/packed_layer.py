@@ -1,7 +1,7 @@
 """The life of a layer whose weight lives in one packed buffer: devices, dtypes, state dicts, copies, pickles.
 
 Files, state dicts and pickles hold the canonical tensors (weight_q, weight_scale, bias); packing is a cache of the
-CPU that runs the layer.
+CPU or GPU that runs the layer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from tersor.errors import TersorError
+from tersor.errors import NativeError, TersorError
 
 Expected = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
@@ -27,7 +27,7 @@ class PackedLayer(nn.Module):
     """Base of the replacement layers. A subclass names its kind and says how to pack, unpack and describe itself.
 
     A layer without weights (made by its constructor or from_config) has an empty `packed` buffer until `fill` or
-    load_state_dict; on `meta` it stays empty. Layers run on the CPU.
+    load_state_dict; on `meta` it stays empty. Layers run on the CPU and, where they say how to pack for it, on CUDA.
     """
 
     kind: ClassVar[str] = ""
@@ -84,6 +84,12 @@ class PackedLayer(nn.Module):
         """The canonical weight tensors, without parameters such as the bias."""
         raise NotImplementedError
 
+    def _moved(self, packed: Tensor, device: torch.device) -> Tensor:
+        """The packed bytes as another device wants them; raises ValueError where it has no kernel for the layer."""
+        if device.type != packed.device.type:
+            raise ValueError(f"{type(self).__name__} has no kernels for {device.type}")
+        return packed.to(device)
+
     # --- State.
 
     @property
@@ -97,14 +103,14 @@ class PackedLayer(nn.Module):
         return self._buffers["packed"].numel() > 0  # type: ignore[union-attr]
 
     def canonical_tensors(self) -> dict[str, Tensor]:
-        """The tensors that define the layer, independent of the CPU. The weight tensors are made for the call.
+        """The tensors that define the layer, on the CPU, independent of what runs it. Weights are made for the call.
 
         Raises:
             TersorError: the layer has no weights yet.
         """
         if not self.has_weights:
             raise TersorError(f"{self._label()} has no weights yet: load a state dict first")
-        return {**self._unpack(), **self._float_tensors()}
+        return {**self._unpack(), **{name: tensor.cpu() for name, tensor in self._float_tensors().items()}}
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes canonical tensors, checks them against expected_tensors(config()), packs in blocks of rows.
@@ -119,7 +125,8 @@ class PackedLayer(nn.Module):
             _check_tensor(name, tensors[name], spec)
         packed = self._pack_checked(tensors)
         for name in self._float_tensors():
-            self._parameters[name] = nn.Parameter(tensors[name].detach().clone(), requires_grad=False)
+            parameter = tensors[name].detach().clone().to(packed.device)
+            self._parameters[name] = nn.Parameter(parameter, requires_grad=False)
         self._take_packed(packed)
 
     def _start_empty(self, dtype: torch.dtype, device: torch.device | str | None) -> None:
@@ -138,8 +145,11 @@ class PackedLayer(nn.Module):
         return {name: p.detach() for name, p in self._parameters.items() if p is not None}
 
     def _pack_checked(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Canonical tensors, packed for the device that the layer is on."""
+        device = self.packed.device
         try:
-            return self._pack(tensors)
+            packed = self._pack(tensors)
+            return self._moved(packed, device) if device.type == "cuda" else packed
         except RuntimeError as error:  # the native checks of values
             raise ValueError(str(error)) from error
 
@@ -149,15 +159,28 @@ class PackedLayer(nn.Module):
         packed = self.packed
         probe = fn(torch.empty(1, dtype=self.dtype, device=packed.device))
         check_place(probe)
+        repacked = self._repacked(probe.device)  # before anything is changed
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._dtype = probe.dtype
         moved = self.packed
-        if moved.dtype != torch.uint8:  # module.type(dtype) casts every tensor
+        if repacked is not None:
+            moved = repacked
+        elif moved.dtype != torch.uint8:  # module.type(dtype) casts every tensor
             moved = packed
-        elif moved.is_meta or (moved is not packed and (packed.is_meta or not torch.equal(moved, packed))):
+        elif moved.is_meta or (moved is not packed and (packed.is_meta or not torch.equal(moved.cpu(), packed.cpu()))):
             moved = torch.empty(0, dtype=torch.uint8, device=moved.device)  # to("meta"), to_empty
         self._take_packed(moved)
         return self
+
+    def _repacked(self, device: torch.device) -> Tensor | None:
+        """The packed weight in the layout of another kind of device; None where nothing has to change."""
+        if not self.has_weights or {device.type, self.packed.device.type} != {"cpu", "cuda"}:
+            return None
+        try:
+            return self._moved(self.packed, device)
+        except (ValueError, NativeError) as error:
+            hint = "keep it on the CPU, or get the float layer back with to_float() or tersor.restore(model)"
+            raise TersorError(f"{self._label()} cannot move to {device}: {error}; {hint}") from error
 
     # --- State dicts.
 
@@ -213,7 +236,7 @@ class PackedLayer(nn.Module):
                 raise ValueError(f"{name}: expected a tensor, got {type(tensor).__name__}")
             if name in expected:
                 _check_tensor(name, tensor, expected[name])
-        return self._pack_checked(given)
+        return self._pack_checked({name: tensor.cpu() for name, tensor in given.items()})
 
     # --- Copies and pickles.
 
@@ -221,7 +244,8 @@ class PackedLayer(nn.Module):
         state = {name: value for name, value in self.__dict__.items() if name != "_weight_view"}
         # A process being spawned on this host takes the packed bytes as they are, in shared memory.
         if self.has_weights and get_spawning_popen() is None:
-            state["_buffers"] = {name: b for name, b in self._buffers.items() if name != "packed"}
+            nothing = torch.empty(0, dtype=torch.uint8, device=self.packed.device)  # says where the layer is
+            state["_buffers"] = {**self._buffers, "packed": nothing}
             state["_canonical"] = self._unpack()
         return state
 
@@ -230,7 +254,7 @@ class PackedLayer(nn.Module):
         state = {name: value for name, value in state.items() if name != "_canonical"}
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if canonical is not None:
-            self._buffers["packed"] = self._pack(canonical)
+            self._buffers["packed"] = self._pack_checked(canonical)
 
     def __copy__(self) -> Self:
         clone = self.__class__.__new__(self.__class__)
@@ -249,10 +273,10 @@ def check_place(probe: Tensor) -> None:
     """Raises TypeError or RuntimeError unless a layer can live with this dtype and on this device."""
     if probe.dtype not in DTYPE_NAMES:
         raise TypeError(f"tersor layers take {', '.join(DTYPES)}, got {probe.dtype}; convert the model to one of these")
-    if probe.device.type not in ("cpu", "meta"):
+    if probe.device.type not in ("cpu", "cuda", "meta"):
         raise RuntimeError(
-            f"tersor layers run on the CPU, got device {probe.device}; move the input to the CPU, or get the float "
-            "layer back with to_float() or tersor.restore(model)"
+            f"tersor layers run on the CPU and on CUDA, got device {probe.device}; move the input to the CPU, or get "
+            "the float layer back with to_float() or tersor.restore(model)"
         )
 
 
@@ -261,5 +285,5 @@ def _check_tensor(name: str, tensor: Tensor, expected: tuple[torch.dtype, tuple[
     if tensor.dtype != dtype or tuple(tensor.shape) != shape:
         got = f"{tensor.dtype} {list(tensor.shape)}"
         raise ValueError(f"{name}: expected {dtype} {list(shape)}, got {got}")
-    if tensor.device.type != "cpu":
+    if tensor.device.type not in ("cpu", "cuda"):
         raise ValueError(f"{name}: expected a CPU tensor, got one on {tensor.device}")

@@ -129,9 +129,10 @@ class PackedLinear(PackedLayer, nn.Linear):
             return "the layer has no weights yet; load a state dict first"
         if not isinstance(x, Tensor):
             return f"expected a tensor [..., {self.in_features}], got {type(x).__name__}"
-        if x.layout != torch.strided or x.is_nested or x.device.type != "cpu":
+        device = self.packed.device
+        if x.layout != torch.strided or x.is_nested or x.device != device:
             kind = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
-            return f"expected a dense tensor on cpu, got a {kind} one on {x.device}; convert it or move it to the CPU"
+            return f"expected a dense tensor on {device}, got a {kind} one on {x.device}; convert it or move it there"
         if x.dtype not in DTYPE_NAMES:
             return f"expected x in {', '.join(DTYPES)}, got {x.dtype}; convert it with x.float()"
         if x.dim() == 0 or x.shape[-1] != self.in_features:

@@ -1,4 +1,7 @@
-"""Packed int8 weights as torch tensors: one uint8 [bytes] tensor in the layout of this CPU's kernel."""
+"""Packed int8 weights as torch tensors: one uint8 [bytes] tensor in the layout of this CPU's kernel.
+
+What only reads a weight also takes one that is packed for a CUDA device (tersor/nn/cuda_weight.py).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tersor._native import core
+from tersor.nn.cuda_weight import input_scale_cuda, to_cuda, unpack_cuda
 from tersor.quantize import block_rows, dequantize_s8, quantize_s8_blocks
 
 _OWN_MAPPING_BYTES = 8 << 20
@@ -77,24 +81,40 @@ def unpacked_blocks(packed: Tensor, n: int, k: int) -> Iterator[tuple[int, Tenso
 
 
 def unpack(packed: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
-    """q int8 [n, k] and scale float32 [n]."""
+    """q int8 [n, k] and scale float32 [n], on the CPU; `packed` may be on a CUDA device."""
+    if packed.is_cuda:
+        q, scale = unpack_cuda(packed, n, k)
+        return q.cpu(), scale.cpu()
     q = torch.empty((n, k), dtype=torch.int8, device="cpu")
     scale = torch.empty(n, dtype=torch.float32, device="cpu")
     core().unpack_rows_s8(0, n, packed.data_ptr(), packed.numel(), q.data_ptr(), scale.data_ptr())
     return q, scale
 
 
-def input_scale_of(packed: Tensor) -> Tensor | None:
-    """The input_scale float32 [k] that a weight was packed with, or None."""
+def input_scale_of(packed: Tensor, n: int, k: int) -> Tensor | None:
+    """The input_scale float32 [k] that a weight was packed with, on the CPU, or None."""
+    if packed.is_cuda:
+        there = input_scale_cuda(packed, n, k)
+        return None if there is None else there.cpu()
     values = core().input_scale_s8(packed.numpy())
     return None if values is None else torch.from_numpy(values)
+
+
+def move(packed: Tensor, n: int, k: int, device: torch.device) -> Tensor:
+    """The same weight packed for another device, the CPU or a CUDA device; raises as pack_cuda does."""
+    if packed.is_cuda and device.type == "cpu":
+        return pack_canonical(*unpack(packed, n, k), input_scale_of(packed, n, k))
+    return to_cuda(packed, n, k, device) if packed.device.type == "cpu" and device.type == "cuda" else packed.to(device)
 
 
 @torch.library.custom_op("tersor::dequantize_s8", mutates_args=())
 def dequantize(packed: Tensor, out_features: int, in_features: int, dtype: torch.dtype) -> Tensor:
     """The weight that the packed bytes stand for: q * scale (* input_scale), `dtype` [out_features, in_features]."""
+    if packed.is_cuda:
+        there = input_scale_cuda(packed, out_features, in_features)
+        return dequantize_s8(*unpack_cuda(packed, out_features, in_features), there).to(dtype)
     weight = torch.empty((out_features, in_features), dtype=dtype, device="cpu")
-    input_scale = input_scale_of(packed)
+    input_scale = input_scale_of(packed, out_features, in_features)
     for begin, q, scale in unpacked_blocks(packed, out_features, in_features):
         weight[begin : begin + q.shape[0]] = dequantize_s8(q, scale, input_scale)
     return weight
