@@ -75,6 +75,16 @@ void SpmmS8Worker::MultiplyBand(int64_t tokens, Range blocks, int64_t band, int3
   }
 }
 
+// The lines of y come into the cache while the band is multiplied for the last time.
+void SpmmS8Worker::FetchOutput(Range rows, int64_t band) const {
+  const int64_t column = BeginOf(band), live = std::min<int64_t>(kBandRowsS8, weight_.n - column);
+  const size_t bytes = ElementBytes(args_.dtype);
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    const char* y = static_cast<const char*>(args_.y) + static_cast<size_t>(i * args_.ldy + column) * bytes;
+    for (size_t at = 0; at < static_cast<size_t>(live) * bytes; at += kCacheLine) __builtin_prefetch(y + at, 1);
+  }
+}
+
 void SpmmS8Worker::FinishBand(Range rows, int64_t band, const int32_t* acc) {
   const size_t bytes = ElementBytes(args_.dtype);
   const int64_t column = BeginOf(band);
@@ -114,7 +124,10 @@ void SpmmS8Worker::RunStrip(Range rows) {
     for (int64_t block = 0; block < count; block += kBlocksAtOnce) {
       const Range blocks = {block, std::min(block + kBlocksAtOnce, count)};
       if (!shallow) Pack(tokens, blocks);
-      for (int64_t band = begin; band < end; ++band) MultiplyBand(tokens, blocks, band, acc(band));
+      for (int64_t band = begin; band < end; ++band) {
+        if (shallow) FetchOutput(rows, band);
+        MultiplyBand(tokens, blocks, band, acc(band));
+      }
     }
     for (int64_t band = begin; band < end; ++band) FinishBand(rows, band, acc(band));
   }

@@ -39,6 +39,7 @@ class SpmmS8Worker {
   void Pack(int64_t tokens, Range blocks);
   void MultiplyBand(int64_t tokens, Range blocks, int64_t band, int32_t* acc);
   void RunStrip(Range rows);
+  void FetchOutput(Range rows, int64_t band) const;
   void FinishBand(Range rows, int64_t band, const int32_t* acc);
 
   // The panels of these blocks of k, 192 KiB, stay in L2 while every band passes by. A weight that is deeper than that

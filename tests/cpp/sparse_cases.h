@@ -1,5 +1,6 @@
 // Sparse weights of awkward patterns, and the call that packs them.
 #pragma once
+#include <algorithm>
 #include <vector>
 
 #include "linear_run.h"
@@ -7,10 +8,21 @@
 
 namespace tersor::testing {
 
-enum class Pattern { kEmpty, kFull, kOneWeight, kOneColumn, kEmptyRows, kOneFullRow, kUneven, kQuads, kUnstructured };
-constexpr Pattern kPatterns[] = {Pattern::kEmpty,      Pattern::kFull,   Pattern::kOneWeight,
-                                 Pattern::kOneColumn,  Pattern::kQuads,  Pattern::kEmptyRows,
-                                 Pattern::kOneFullRow, Pattern::kUneven, Pattern::kUnstructured};
+enum class Pattern {
+  kEmpty,
+  kFull,
+  kOneWeight,
+  kOneColumn,
+  kEmptyRows,
+  kOneFullRow,
+  kUneven,
+  kQuads,
+  kScatteredQuads,
+  kUnstructured
+};
+constexpr Pattern kPatterns[] = {
+    Pattern::kEmpty,     Pattern::kFull,       Pattern::kOneWeight, Pattern::kOneColumn,      Pattern::kQuads,
+    Pattern::kEmptyRows, Pattern::kOneFullRow, Pattern::kUneven,    Pattern::kScatteredQuads, Pattern::kUnstructured};
 
 // Whether the pattern keeps the weight in row j, column p of [n][k].
 inline bool Keeps(Pattern pattern, int64_t j, int64_t p, int64_t n, int64_t k, Random& random) {
@@ -31,6 +43,10 @@ inline bool Keeps(Pattern pattern, int64_t j, int64_t p, int64_t n, int64_t k, R
       return p / 4 < j;
     case Pattern::kQuads: {
       Random quad(static_cast<uint64_t>(j * k + p / 4));
+      return quad.Int(0, 9) < 2;
+    }
+    case Pattern::kScatteredQuads: {  // as kQuads, but the values of a quad lie far apart
+      Random quad(static_cast<uint64_t>(j * k + p % std::max<int64_t>(k / 4, 1)));
       return quad.Int(0, 9) < 2;
     }
     case Pattern::kUnstructured:

@@ -90,6 +90,22 @@ TEST(SizeFollowsTheNonZeros) {
   CHECK(bytes < 768 * 768 * 4 / 10);
 }
 
+// The pattern decides, where the instruction set has more than one form.
+TEST(FormFollowsThePattern) {
+  UnderEachIsa([] {
+    const bool all = tersor::Selected().spmm_s8->multiply_columns != nullptr;
+    const auto form = [](Pattern pattern) {
+      LinearCase c(1, 300, 600, 4);
+      Thin(pattern, 4, c);
+      const std::vector<char> packed = PackSparse(c);
+      return tersor::InspectPackedSpmmS8(packed.data(), packed.size()).form;
+    };
+    CHECK(form(Pattern::kQuads) == "quads" && form(Pattern::kFull) == "quads");
+    CHECK(form(Pattern::kScatteredQuads) == (all ? "ordered quads" : "quads"));
+    CHECK(form(Pattern::kUnstructured) == (all ? "columns" : "quads"));
+  });
+}
+
 TEST(InputScaleIsInside) {
   LinearCase c = Sparse(5, 70);
   std::vector<char> packed = PackSparse(c);
@@ -139,6 +155,8 @@ TEST(DamagedBlocksAreRefused) {
     CHECK(!with([bad](auto& h) { h.steps = bad; }).empty());
   }
   CHECK(!with([](auto& h) { h.smoothed = 2; }).empty());
+  CHECK(!with([](auto& h) { h.form = 3; }).empty());
+  CHECK(!with([](auto& h) { h.form = h.form == 0; }).empty());  // other sizes follow from it
   CHECK(Holds(with([](auto& h) { h.kernel_id[9] = '9'; }), "cannot run"));
   CHECK(!with([](auto& h) { std::memset(h.kernel_id, 'a', sizeof h.kernel_id); }).empty());
 }
@@ -166,6 +184,9 @@ TEST(DamagedIndexIsHarmless) {
   CHECK(Holds(run([](const PackedViewSpmmS8& v) { v.starts[5] = -1; }), "damaged"));
   CHECK(Holds(run([](const PackedViewSpmmS8& v) { v.order[7] = 64; }), "damaged"));
   CHECK(run([](const PackedViewSpmmS8& v) { v.offsets[2] = 65535; }).empty());  // reads within the panel's memory
+  if (tersor::ViewPackedSpmmS8(good.data(), good.size()).columns != nullptr)
+    CHECK(
+        Holds(run([](const PackedViewSpmmS8& v) { v.columns[1] = static_cast<uint16_t>(v.layout.depth); }), "damaged"));
   std::vector<char> packed = good;
   const PackedViewSpmmS8 view = tersor::ViewPackedSpmmS8(packed.data(), packed.size());
   view.offsets[0] = 65535;

@@ -1,4 +1,6 @@
 // The sparse op equals linear_s8's definition on the dense weight, bit for bit, whatever the pattern.
+#include <iterator>
+
 #include "core/registry.h"
 #include "kernels/reference/spmm_s8_ref.h"
 #include "sparse_cases.h"
@@ -86,7 +88,7 @@ TEST(AwkwardShapesOnEveryIsa) {
           ++seed;
           if (Quick() ? seed % 11 != 0 : seed % 3 != 0 && k > 65) continue;
           LinearCase c(m, n, k, seed);
-          Thin(kPatterns[seed % 9], seed, c);
+          Thin(kPatterns[seed % std::size(kPatterns)], seed, c);
           c.with_bias = seed % 5 != 0;
           c.with_residual = seed % 2 != 0;
           c.Narrow(kDTypes[seed % 4 == 3 ? 1 + seed / 4 % 2 : 0]);
@@ -156,6 +158,23 @@ TEST(NoRowsAndZeroInput) {
       c.x.assign(c.x.size(), value);
       CheckSerial(c);
     }
+  });
+}
+
+// Deep enough for every form to be chosen, several blocks of k, bands and strips.
+TEST(EveryFormOfTheIndex) {
+  UnderEachIsa([] {
+    uint64_t seed = 40;
+    for (Pattern pattern : {Pattern::kQuads, Pattern::kScatteredQuads, Pattern::kUnstructured})
+      for (int64_t m : {1, 31, 33, 70})
+        for (int64_t k : {500, 1601}) {
+          if (Quick() && m > 31) continue;
+          LinearCase c(m, 150, k, ++seed);
+          Thin(pattern, seed, c);
+          c.with_residual = m == 33;
+          CheckSerial(c);
+          CheckSums(c, tersor::testing::Fill::kHighest);
+        }
   });
 }
 

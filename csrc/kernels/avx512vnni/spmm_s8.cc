@@ -3,6 +3,7 @@
 // Exact: vpdpbusd (unsigned x signed) sums into int32 and never saturates.
 #include <immintrin.h>
 
+#include "kernels/avx512vnni/spmm_s8_columns.h"
 #include "kernels/spmm_s8_strip.h"
 
 namespace tersor::avx512vnni {
@@ -95,10 +96,22 @@ struct Avx512Vnni {
   static void Store(float* p, F v) { _mm512_storeu_ps(p, v); }
 };
 
+constexpr SpmmS8Kernel MakeKernel() {
+  using Quads = Strip<Avx512Vnni>;
+  SpmmS8Kernel kernel = Quads::Kernel("spmm_s8_4x64_avx512vnni");
+  kernel.column_bytes = Columns::kRecord;
+  kernel.quad_cost = 20;
+  kernel.columns_cost = 28;
+  kernel.arrange_cost = 3;
+  kernel.arrange = Columns::Arrange;
+  kernel.multiply_columns = Columns::Multiply<Quads>;
+  return kernel;
+}
+
 }  // namespace
 
 const SpmmS8Kernel& SpmmS8() {
-  static constexpr SpmmS8Kernel kernel = Strip<Avx512Vnni>::Kernel("spmm_s8_4x64_avx512vnni");
+  static constexpr SpmmS8Kernel kernel = MakeKernel();
   return kernel;
 }
 
