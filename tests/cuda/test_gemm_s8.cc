@@ -157,6 +157,11 @@ TEST(NaNRowsAreNaNAndBadCallsAreErrors) {
   }
 }
 
+// Every way through shared memory and through the workspace once, for the thread sanitizer.
+TEST(RaceFree) {
+  for (const int tile : {kFewRows, 0, 2}) CheckSums(DenseCase(9, 40, 600, Fill::kRandom, 11), {tile, 2, 1});
+}
+
 // Neither ldmatrix nor the 16-byte reads of W and of the staged sums may meet a bank twice.
 TEST(NoBankConflicts) {
   for (int tile = 0; tile < cuda::kGemmS8TileCount; ++tile) {

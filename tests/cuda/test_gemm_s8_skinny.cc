@@ -109,6 +109,8 @@ TEST(RoundedSumsStayWithinTheirBound) {
   }
 }
 
+TEST(RaceFree) { CheckExact({DType::kF16, Activation::kNone, true, false}, 9, 40, 300, 0, false, 2, 500); }
+
 // A float32 keeps all of its bits on the way through bfloat16.
 TEST(Float32IsNotShortened) {
   SkinnyCase c({DType::kF32, Activation::kNone, false, false}, 3, 16, 1, 0, 5);

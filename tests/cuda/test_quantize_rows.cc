@@ -101,6 +101,8 @@ TEST(ExtremeRows) {
   }
 }
 
+TEST(RaceFree) { CheckRows(DType::kF16, 1, 1100, 0, {}, 300); }
+
 TEST(BadCallsAreErrors) {
   cuda::QuantizeRowsArgs args = {};
   args.m = 1, args.k = 100, args.ldq = 112;
