@@ -16,7 +16,7 @@ from pathlib import Path
 LIMITS = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11), "GCC": (8, 0, 0)}
 VERSIONED = re.compile(r"\b(GLIBCXX|GLIBC|CXXABI|GCC)_(\d+(?:\.\d+)*)\b")
 WIDE_REGISTER = re.compile(r"%(ymm|zmm|tmm)\d")
-ISA_FOLDERS = {"avx2", "avxvnni", "avxvnni_evex", "avx512", "avx512vnni", "amx"}
+ISA_FOLDERS = {"avx2", "avxvnni", "avxvnni_evex", "avx512", "avx512vnni", "avx512vbmi2", "amx"}
 
 
 def output(*command: str) -> str:

@@ -1,9 +1,12 @@
 // spmm_s8 against linear_s8 on the same weight, densified: fp32 in and out, bias, dynamic quantisation included.
 //
-//   bench_spmm_s8 [M=128] [N=768] [K=768] [threads=1] [isa]
+//   bench_spmm_s8 [M=128] [N=768] [K=768] [threads=1] [block=4] [isa]
 //
 // A few calls of the one are followed by as many of the other, so that a change of clock rate hits both. Weights are
-// random 1x4 blocks. "ceiling" is the time that the non-zero blocks alone take at the speed of RunInt8Peak.
+// random 1x4 blocks; a block of 1 is an unstructured weight. Both weights lie in huge pages, as those of layers do.
+// "ceiling" is the time that the non-zero blocks alone take at the speed of RunInt8Peak.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -35,19 +38,25 @@ struct Free {
 };
 using Block = std::unique_ptr<char[], Free>;
 
-Block Allocate(size_t bytes) { return Block(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64))); }
+Block Allocate(size_t bytes) {
+  constexpr size_t kPage = size_t{2} << 20;
+  const size_t whole = (bytes + kPage - 1) / kPage * kPage;
+  Block block(static_cast<char*>(std::aligned_alloc(kPage, whole)));
+  (void)madvise(block.get(), whole, MADV_HUGEPAGE);
+  return block;
+}
 
 struct Shape {
-  int64_t m, n, k;
+  int64_t m, n, k, block;
 };
 
 std::vector<int8_t> Weight(const Shape& shape, double density) {
   std::mt19937 random(1);
   std::vector<int8_t> weight(static_cast<size_t>(shape.n * shape.k));
   for (int64_t row = 0; row < shape.n; ++row)
-    for (int64_t p = 0; p < shape.k; p += 4) {
+    for (int64_t p = 0; p < shape.k; p += shape.block) {
       const bool kept = static_cast<double>(random()) < density * 0x1p32;
-      for (int64_t i = p; kept && i < std::min(p + 4, shape.k); ++i)
+      for (int64_t i = p; kept && i < std::min(p + shape.block, shape.k); ++i)
         weight[static_cast<size_t>(row * shape.k + i)] = static_cast<int8_t>(static_cast<int>(random() % 127) + 1);
     }
   return weight;
@@ -106,16 +115,17 @@ void Run(const Shape& shape, double density, const Executor& executor, double se
 
 int Main(int argc, char** argv) {
   const auto number = [&](int i, int64_t otherwise) { return argc > i ? std::atoll(argv[i]) : otherwise; };
-  const Shape shape = {number(1, 128), number(2, 768), number(3, 768)};
+  const Shape shape = {number(1, 128), number(2, 768), number(3, 768), number(5, 4)};
   const int threads = static_cast<int>(number(4, 1));
-  if (shape.m < 1 || shape.n < 1 || shape.k < 1 || threads < 1) {
-    std::fprintf(stderr, "usage: bench_spmm_s8 [M=128] [N=768] [K=768] [threads=1] [isa]\n");
+  if (shape.m < 1 || shape.n < 1 || shape.k < 1 || shape.block < 1 || threads < 1) {
+    std::fprintf(stderr, "usage: bench_spmm_s8 [M=128] [N=768] [K=768] [threads=1] [block=4] [isa]\n");
     return 2;
   }
-  if (argc > 5) SetIsaCap(argv[5]);
+  if (argc > 6) SetIsaCap(argv[6]);
   SetPoolThreads(threads);
-  std::printf("# M=%lld N=%lld K=%lld threads=%d\n", static_cast<long long>(shape.m), static_cast<long long>(shape.n),
-              static_cast<long long>(shape.k), threads);
+  std::printf("# M=%lld N=%lld K=%lld threads=%d block=1x%lld\n", static_cast<long long>(shape.m),
+              static_cast<long long>(shape.n), static_cast<long long>(shape.k), threads,
+              static_cast<long long>(shape.block));
   std::printf("%-26s %5s %10s %10s %10s %7s %10s %7s %11s\n", "kernel", "dens", "median us", "10th us", "dense us",
               "ratio", "ceiling us", "percent", "bytes");
   for (double density : kDensities) Run(shape, density, threads == 1 ? SerialExecutor() : PoolExecutor(), 0.5);

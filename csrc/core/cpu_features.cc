@@ -43,6 +43,7 @@ CpuFeature Detect() {
   const bool f = Bit(seven.ebx, 16), dq = Bit(seven.ebx, 17), bw = Bit(seven.ebx, 30), vl = Bit(seven.ebx, 31);
   if ((states & kZmm) != kZmm || !(f && dq && bw && vl)) return have;
   have = have | CpuFeature::kAvx512;
+  if (Bit(seven.ecx, 6)) have = have | CpuFeature::kAvx512Vbmi2;
   if (Bit(seven.ecx, 11)) have = have | CpuFeature::kAvx512Vnni;
   return have;
 }

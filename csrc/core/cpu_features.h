@@ -13,6 +13,7 @@ enum class CpuFeature : uint32_t {
   kAvx512Vnni = 1u << 3,
   kNeonDotprod = 1u << 4,
   kNeonI8mm = 1u << 5,
+  kAvx512Vbmi2 = 1u << 6,
 };
 
 constexpr CpuFeature operator|(CpuFeature a, CpuFeature b) {

@@ -76,13 +76,14 @@ const Kernel* Best(const Kernel* KernelSet::* member, size_t count) {
     const Kernel* kernel = RunnableKernelSets()[i]->*member;
     if (kernel != nullptr) return kernel;
   }
-  return nullptr;  // scalar implements every op; test_registry checks it
+  return nullptr;  // of spmm_s8_rows alone: scalar implements every op; test_registry checks it
 }
 
 Selection Select(size_t count) {
-  return {Best(&KernelSet::quantize, count), Best(&KernelSet::convert, count),     Best(&KernelSet::activation, count),
-          Best(&KernelSet::gemm_s8, count),  Best(&KernelSet::peak, count),        Best(&KernelSet::spmm_s8, count),
-          Best(&KernelSet::spmm_f32, count), RunnableKernelSets()[count - 1]->name};
+  return {
+      Best(&KernelSet::quantize, count), Best(&KernelSet::convert, count),      Best(&KernelSet::activation, count),
+      Best(&KernelSet::gemm_s8, count),  Best(&KernelSet::peak, count),         Best(&KernelSet::spmm_s8, count),
+      Best(&KernelSet::spmm_f32, count), Best(&KernelSet::spmm_s8_rows, count), RunnableKernelSets()[count - 1]->name};
 }
 
 // One selection per possible cap, made once; the active one is a pointer into them.

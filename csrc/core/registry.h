@@ -18,7 +18,8 @@ struct Selection {
   const PeakKernel* peak;
   const SpmmS8Kernel* spmm_s8;
   const SpmmF32Kernel* spmm_f32;
-  const char* isa;  // the best set under the cap
+  const SpmmS8RowsKernel* spmm_s8_rows;  // or null
+  const char* isa;                       // the best set under the cap
 };
 const Selection& Selected();
 

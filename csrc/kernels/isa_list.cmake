@@ -10,5 +10,7 @@ tersor_add_isa(avxvnni_evex ARCH x86_64  FOLDER avxvnni  NEEDS kAvx2 kAvx512 kAv
                FLAGS -mavx2 -mfma -mf16c -mavx512f -mavx512vl -mavx512vnni -mprefer-vector-width=256)
 tersor_add_isa(avx512       ARCH x86_64  NEEDS kAvx2 kAvx512  FLAGS ${avx512_flags})
 tersor_add_isa(avx512vnni   ARCH x86_64  NEEDS kAvx2 kAvx512 kAvx512Vnni  FLAGS ${avx512_flags} -mavx512vnni)
+tersor_add_isa(avx512vbmi2  ARCH x86_64  NEEDS kAvx2 kAvx512 kAvx512Vnni kAvx512Vbmi2
+               FLAGS ${avx512_flags} -mavx512vnni -mavx512vbmi2 -mpopcnt)
 tersor_add_isa(neon_dotprod ARCH aarch64 NEEDS kNeonDotprod  FLAGS -march=armv8.2-a+dotprod)
 tersor_add_isa(neon_i8mm    ARCH aarch64 NEEDS kNeonDotprod kNeonI8mm  FLAGS -march=armv8.2-a+dotprod+i8mm)

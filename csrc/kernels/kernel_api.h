@@ -133,6 +133,27 @@ struct SpmmS8Kernel {
   void (*multiply_columns)(const SpmmS8Args& args);
 };
 
+// The other form of a sparse weight, for few rows of x (docs/kernels.md, "Few rows"): for each group of `rows` weight
+// rows and each block of 64 values of k one mask per row, whose bit p says that value p is not zero, and all non-zeros
+// in the order of the masks.
+struct SpmmS8RowsArgs {
+  int32_t m;               // rows of a, at most max_m
+  int32_t groups, blocks;  // of weight rows, of k
+  const uint8_t* a;        // [m][blocks * 64], row stride lda; what lies beyond k is zero
+  int64_t lda;
+  const uint64_t* masks;  // [groups][blocks][rows]
+  const int8_t* values;   // readable to 64 beyond what the masks count from any of `starts`
+  const int64_t* starts;  // [groups]: the first value of each group
+  int32_t* acc;           // [m][groups * rows], row stride ld_acc: the exact sums
+  int64_t ld_acc;
+};
+
+struct SpmmS8RowsKernel {
+  const char* id;  // spmm_s8_rows_<rows>x64_<isa>
+  int32_t rows, max_m;
+  void (*multiply)(const SpmmS8RowsArgs& args);
+};
+
 // Sparse float weights (docs/kernels.md, "Sparse float weights"). A strip of tokens lies, for one block of k, in a
 // panel [depth + 1][strip] whose last row is zeros. Weight rows go in groups of `rows`, whose non-zeros are
 // interleaved: step s of a group holds one value and one byte offset into the panel for each of its rows. A row that
@@ -176,7 +197,8 @@ struct PeakKernel {
   int64_t (*int8)(int64_t iterations);  // returns the multiply-adds done
 };
 
-// Everything one ISA offers. A null member means "use the next set down". scalar has no null member.
+// Everything one ISA offers. A null member means "use the next set down". scalar has no null member but spmm_s8_rows:
+// where no set has that one, spmm_s8 serves few rows too.
 struct KernelSet {
   const char* name;
   const QuantizeKernel* quantize;
@@ -186,6 +208,7 @@ struct KernelSet {
   const PeakKernel* peak;
   const SpmmS8Kernel* spmm_s8;
   const SpmmF32Kernel* spmm_f32;
+  const SpmmS8RowsKernel* spmm_s8_rows;
 };
 
 }  // namespace tersor

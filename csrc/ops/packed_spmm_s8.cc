@@ -42,7 +42,7 @@ const PackedHeaderSpmmS8& CheckedHeader(const void* packed, size_t packed_bytes)
   const int64_t bytes = static_cast<int64_t>(packed_bytes);
   const bool sizes = header.n > 0 && header.n < kMaxExtent && header.n <= bytes && header.k > 0 &&
                      header.k <= kMaxDepthS8 && header.steps >= 0 && header.steps <= bytes && header.quads >= 0 &&
-                     header.quads <= bytes && header.smoothed <= 1 &&
+                     header.quads <= bytes && header.smoothed <= 1 && header.rows_bytes <= packed_bytes &&
                      header.form <= static_cast<uint64_t>(SparseFormS8::kColumns);
   if (header.bytes != packed_bytes || header.kernel_id[sizeof header.kernel_id - 1] != '\0' || !sizes)
     Fail("header says " + std::to_string(header.bytes) + " bytes, n=" + std::to_string(header.n) +
@@ -80,8 +80,8 @@ PackedViewSpmmS8 MakeView(const PackedHeaderSpmmS8& header, const SpmmS8Kernel& 
   if (view.form != SparseFormS8::kQuads && kernel.arrange == nullptr)
     Fail(std::string("kernel ") + kernel.id + " has only the form of quads; pack the weight again");
   view.layout = LayoutSpmmS8(kernel, view.form, header.n, header.k, header.steps);
-  if (view.layout.total != header.bytes)
-    Fail(std::to_string(view.layout.total) + " bytes needed, got " + std::to_string(header.bytes));
+  if (view.layout.total + header.rows_bytes != header.bytes)
+    Fail(std::to_string(view.layout.total + header.rows_bytes) + " bytes needed, got " + std::to_string(header.bytes));
   char* base = const_cast<char*>(reinterpret_cast<const char*>(&header));
   if (header.smoothed != 0) view.input_scale = reinterpret_cast<float*>(base + view.layout.input_scale_at);
   view.scale = reinterpret_cast<float*>(base + view.layout.scale_at);
@@ -227,8 +227,10 @@ PackedViewSpmmS8 ViewPackedSpmmS8(const void* packed, size_t packed_bytes) {
   if (kernel == nullptr)
     Fail(std::string("packed for kernel ") + header.kernel_id +
          ", which this CPU cannot run; pack the weight again on this host");
-  const PackedViewSpmmS8 view = MakeView(header, *kernel);
+  PackedViewSpmmS8 view = MakeView(header, *kernel);
   if (!SoundIndex(view)) Fail("its index is damaged; pack the weight again");
+  const char* section = static_cast<const char*>(packed) + view.layout.total;
+  view.rows = ViewSpmmS8Rows(section, header.rows_bytes, header.n, header.k);
   return view;
 }
 
@@ -236,7 +238,8 @@ size_t PackedBytesSpmmS8(int64_t n, int64_t k, const int8_t* weight) {
   CheckExtents(n, k);
   const SpmmS8Kernel& kernel = *Selected().spmm_s8;
   const PlanSpmmS8 plan = MakePlanSpmmS8(kernel, n, RoundUp(n, kColumns), k, weight);
-  return LayoutSpmmS8(kernel, plan.form, n, k, plan.starts.back()).total;
+  return LayoutSpmmS8(kernel, plan.form, n, k, plan.starts.back()).total +
+         BytesSpmmS8Rows(RowsKernelFor(n, k, plan.quads), n, k, weight);
 }
 
 void PackSpmmS8(int64_t n, int64_t k, const int8_t* weight, const float* scale, const float* input_scale, void* packed,
@@ -246,8 +249,9 @@ void PackSpmmS8(int64_t n, int64_t k, const int8_t* weight, const float* scale, 
   const SpmmS8Kernel& kernel = *Selected().spmm_s8;
   const PlanSpmmS8 plan = MakePlanSpmmS8(kernel, n, RoundUp(n, kColumns), k, weight);
   const PackedLayoutSpmmS8 layout = LayoutSpmmS8(kernel, plan.form, n, k, plan.starts.back());
-  if (packed_bytes != layout.total)
-    Fail(std::to_string(layout.total) + " bytes needed, got " + std::to_string(packed_bytes));
+  const SpmmS8RowsKernel* rows_kernel = RowsKernelFor(n, k, plan.quads);
+  const size_t rows_bytes = BytesSpmmS8Rows(rows_kernel, n, k, weight), bytes = layout.total + rows_bytes;
+  if (packed_bytes != bytes) Fail(std::to_string(bytes) + " bytes needed, got " + std::to_string(packed_bytes));
   CheckAddress(packed);
   std::memset(packed, 0, packed_bytes);
   PackedHeaderSpmmS8& header = *static_cast<PackedHeaderSpmmS8*>(packed);
@@ -259,10 +263,13 @@ void PackSpmmS8(int64_t n, int64_t k, const int8_t* weight, const float* scale, 
   header.quads = plan.quads;
   header.steps = plan.starts.back();
   header.smoothed = input_scale != nullptr;
+  header.rows_bytes = rows_bytes;
   header.form = static_cast<uint64_t>(plan.form);
   const PackedViewSpmmS8 view = MakeView(header, kernel);
   if (input_scale != nullptr) std::copy_n(input_scale, k, const_cast<float*>(view.input_scale));
   std::copy_n(scale, n, view.scale);
+  if (rows_kernel != nullptr)
+    PackSpmmS8Rows(*rows_kernel, n, k, weight, static_cast<char*>(packed) + layout.total, rows_bytes);
   for (int64_t j = 0; j < n; ++j)
     for (int64_t p = 0; p < k; ++p) view.col_sum[j] += weight[j * k + p];
   std::copy(plan.starts.begin(), plan.starts.end(), view.starts);

@@ -1,7 +1,8 @@
 // The sparse packed weight: one relocatable block of bytes that the CPU it was packed on reads as is.
 //
 //   header | input_scale f32 [k] | scale f32 [n_pad] | col_sum i32 [n_pad] | starts i64 [blocks * groups + 1] |
-//   order u8 [blocks][n_pad] | columns u16 [blocks][depth] | quads i8 [steps][rows][4] | offsets u16 [steps][rows]
+//   order u8 [blocks][n_pad] | columns u16 [blocks][depth] | quads i8 [steps][rows][4] | offsets u16 [steps][rows] |
+//   the form for few rows (packed_spmm_s8_rows.h)
 //
 // A block is `depth` values of k, a band kBandRowsS8 weight rows, a group `rows` of them. In each block the rows of a
 // band are ordered by their number of steps, so that the rows of a group have almost equally many; `order` says which
@@ -13,6 +14,7 @@
 #include <cstdint>
 
 #include "kernels/kernel_api.h"
+#include "ops/packed_spmm_s8_rows.h"
 #include "ops/plan_spmm_s8.h"
 
 namespace tersor {
@@ -21,9 +23,10 @@ struct PackedHeaderSpmmS8 {
   char magic[8];
   uint64_t bytes;
   int64_t n, k, quads, steps;
-  uint64_t smoothed;   // 1: x is multiplied by input_scale before it is quantised
-  uint64_t form;       // SparseFormS8
-  char kernel_id[64];  // zero padded
+  uint64_t smoothed;    // 1: x is multiplied by input_scale before it is quantised
+  uint64_t form;        // SparseFormS8
+  uint64_t rows_bytes;  // of the section for few rows, which comes last; 0: there is none
+  char kernel_id[56];   // zero padded
 };
 static_assert(sizeof(PackedHeaderSpmmS8) == 128, "two cache lines");
 
@@ -48,6 +51,7 @@ struct PackedViewSpmmS8 {
   uint16_t* columns;  // null in the form of plain quads
   int8_t* quads;
   uint16_t* offsets;
+  PackedViewSpmmS8Rows rows;
 
   int32_t BlockDepth(int64_t block) const;
   int32_t BandRows(int64_t band) const;  // padded

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "ops/packed_s8.h"
+#include "ops/spmm_s8_rows.h"
 #include "ops/spmm_s8_worker.h"
 
 namespace tersor {
@@ -59,6 +60,10 @@ void SpmmS8(const LinearS8Args& args, const Executor& executor) {
   const PackedViewSpmmS8 weight = ViewPackedSpmmS8(args.packed, args.packed_bytes);
   CheckLinearArgs("spmm_s8", args, weight.n);
   if (args.m == 0) return;
+  const PackedViewSpmmS8Rows& few = weight.rows;
+  if (few.kernel != nullptr && args.m <= few.kernel->max_m &&
+      RowsPaySpmmS8(args.m, weight.n * few.blocks, weight.quads_count))
+    return RunSpmmS8Rows(args, weight, few, executor);
   SpmmS8Job job{args, weight, Selected()};
   const int64_t rows = weight.kernel->rows, macs = args.m * (weight.steps * rows * 4 + weight.n);
   if (executor.threads > 1 && macs >= kSerialMacs) {

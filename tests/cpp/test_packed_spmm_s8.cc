@@ -84,10 +84,13 @@ TEST(RoundTripOfEveryPattern) {
 TEST(SizeFollowsTheNonZeros) {
   LinearCase c(1, 768, 768, 4);
   Thin(Pattern::kQuads, 4, c);
-  const int64_t quads = QuadsOf(c), bytes = static_cast<int64_t>(PackSparse(c).size());
+  const std::vector<char> packed = PackSparse(c);
+  const PackedHeaderSpmmS8& header = *reinterpret_cast<const PackedHeaderSpmmS8*>(packed.data());
+  const int64_t quads = QuadsOf(c), bytes = static_cast<int64_t>(packed.size() - header.rows_bytes);
   CHECK_OR(bytes < 768 * 12 + 768 * 16 + quads * 6 * 110 / 100, "%d bytes for %d quads", static_cast<int>(bytes),
            static_cast<int>(quads));
   CHECK(bytes < 768 * 768 * 4 / 10);
+  CHECK(header.rows_bytes < 768 * 768 * 4 / 10);  // 1/8 byte a weight, 1 byte a non-zero, and little more
 }
 
 // The pattern decides, where the instruction set has more than one form.
@@ -157,6 +160,7 @@ TEST(DamagedBlocksAreRefused) {
   CHECK(!with([](auto& h) { h.smoothed = 2; }).empty());
   CHECK(!with([](auto& h) { h.form = 3; }).empty());
   CHECK(!with([](auto& h) { h.form = h.form == 0; }).empty());  // other sizes follow from it
+  CHECK(!with([](auto& h) { h.rows_bytes += 64; }).empty());
   CHECK(Holds(with([](auto& h) { h.kernel_id[9] = '9'; }), "cannot run"));
   CHECK(!with([](auto& h) { std::memset(h.kernel_id, 'a', sizeof h.kernel_id); }).empty());
 }

@@ -123,6 +123,7 @@ TEST(NamesAreUniqueAndEndInTheirIsa) {
       const std::string tile = std::to_string(spmm.rows) + "x" + std::to_string(spmm.strip);
       CHECK_OR(own.back() == "spmm_f32_" + tile + "_" + set->name, "%s has a %s tile", spmm.id, tile.c_str());
     }
+    if (set->spmm_s8_rows != nullptr) own.emplace_back(set->spmm_s8_rows->id);
     for (const std::string& id : own) {
       CHECK_OR(EndsWith(id, std::string("_") + set->name), "%s in set %s", id.c_str(), set->name);
       CHECK_OR(ids.insert(id).second, "%s twice", id.c_str());

@@ -12,7 +12,8 @@ const SpmmF32Kernel& SpmmF32();        // spmm_f32.cc
 
 const KernelSet& KernelSet_avx2() {
   static const KernelSet set = {"avx2",          &avx2::Quantize(), &avx2::Convert(), &avx2::Activation(),
-                                &avx2::GemmS8(), &avx2::Peak(),     nullptr,          &avx2::SpmmF32()};
+                                &avx2::GemmS8(), &avx2::Peak(),     nullptr,          &avx2::SpmmF32(),
+                                nullptr};
   return set;
 }
 

@@ -11,9 +11,15 @@ const SpmmF32Kernel& SpmmF32();        // spmm_f32.cc
 }  // namespace avx512
 
 const KernelSet& KernelSet_avx512() {
-  static const KernelSet set = {
-      "avx512", &avx512::Quantize(), &avx512::Convert(), &avx512::Activation(), &avx512::GemmS8(), &avx512::Peak(),
-      nullptr,  &avx512::SpmmF32()};
+  static const KernelSet set = {"avx512",
+                                &avx512::Quantize(),
+                                &avx512::Convert(),
+                                &avx512::Activation(),
+                                &avx512::GemmS8(),
+                                &avx512::Peak(),
+                                nullptr,
+                                &avx512::SpmmF32(),
+                                nullptr};
   return set;
 }
 

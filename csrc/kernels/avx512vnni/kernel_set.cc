@@ -10,7 +10,7 @@ const SpmmS8Kernel& SpmmS8();  // spmm_s8.cc
 const KernelSet& KernelSet_avx512vnni() {
   static const KernelSet set = {
       "avx512vnni",          nullptr, nullptr, nullptr, &avx512vnni::GemmS8(), &avx512vnni::Peak(),
-      &avx512vnni::SpmmS8(), nullptr};
+      &avx512vnni::SpmmS8(), nullptr, nullptr};
   return set;
 }
 

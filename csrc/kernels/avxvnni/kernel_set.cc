@@ -9,7 +9,7 @@ const PeakKernel& Peak();      // peak.cc
 
 const KernelSet& TERSOR_JOIN(KernelSet_, TERSOR_ISA_NAME)() {
   static const KernelSet set = {TERSOR_QUOTE(TERSOR_ISA_NAME), nullptr, nullptr, nullptr, &TERSOR_ISA_NAME::GemmS8(),
-                                &TERSOR_ISA_NAME::Peak(),      nullptr, nullptr};
+                                &TERSOR_ISA_NAME::Peak(),      nullptr, nullptr, nullptr};
   return set;
 }
 

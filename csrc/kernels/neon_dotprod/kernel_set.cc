@@ -18,7 +18,8 @@ const KernelSet& KernelSet_neon_dotprod() {
                                 &neon_dotprod::GemmS8(),
                                 &neon_dotprod::Peak(),
                                 nullptr,
-                                &neon_dotprod::SpmmF32()};
+                                &neon_dotprod::SpmmF32(),
+                                nullptr};
   return set;
 }
 

@@ -8,7 +8,7 @@ const PeakKernel& Peak();      // peak.cc
 
 const KernelSet& KernelSet_neon_i8mm() {
   static const KernelSet set = {"neon_i8mm",        nullptr, nullptr, nullptr, &neon_i8mm::GemmS8(),
-                                &neon_i8mm::Peak(), nullptr, nullptr};
+                                &neon_i8mm::Peak(), nullptr, nullptr, nullptr};
   return set;
 }
 

@@ -12,8 +12,15 @@ const SpmmF32Kernel& SpmmF32();        // spmm_f32.cc
 }  // namespace scalar
 
 const KernelSet& KernelSet_scalar() {
-  static const KernelSet set = {"scalar",          &scalar::Quantize(), &scalar::Convert(), &scalar::Activation(),
-                                &scalar::GemmS8(), &scalar::Peak(),     &scalar::SpmmS8(),  &scalar::SpmmF32()};
+  static const KernelSet set = {"scalar",
+                                &scalar::Quantize(),
+                                &scalar::Convert(),
+                                &scalar::Activation(),
+                                &scalar::GemmS8(),
+                                &scalar::Peak(),
+                                &scalar::SpmmS8(),
+                                &scalar::SpmmF32(),
+                                nullptr};
   return set;
 }
 
