@@ -148,5 +148,8 @@ TEST(CsrF32Bound) {
     }
 }
 
+// What the thread sanitizer looks at: several blocks and rows per warp.
+TEST(RaceFree) { CheckSums("csr_s8", SparseCase(9, 70, 40, Thinning::kTenth, 3), LaunchS8); }
+
 }  // namespace
 }  // namespace tersor::testing

@@ -189,5 +189,11 @@ TEST(LowRankF16) {
     }
 }
 
+// What the thread sanitizer looks at: two tiles of tokens, two shares of columns, two of the rank.
+TEST(RaceFree) {
+  EpilogueCase epilogue(EpilogueKind{}, 33, 300, 1.0f / 64.0f, 9);
+  CaseS8({33, 300, 130, 40}, 9).Check(epilogue);
+}
+
 }  // namespace
 }  // namespace tersor::testing

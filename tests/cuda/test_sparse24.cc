@@ -115,5 +115,11 @@ TEST(Sparse24S8Instructions) {
   CHECK(emulate::counters.barriers == emulate::counters.blocks);
 }
 
+// What the thread sanitizer looks at: several tiles, tokens and warps that share a tile.
+TEST(RaceFree) {
+  CheckSums("sparse24_s8", SparseCase(9, 33, 130, Thinning::kTwoOfFour, 3), LaunchS8);
+  CheckSums("sparse24_s8", SparseCase(65, 17, 65, Thinning::kTwoOfFour, 3), LaunchS8);
+}
+
 }  // namespace
 }  // namespace tersor::testing

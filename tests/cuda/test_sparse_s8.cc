@@ -108,5 +108,9 @@ TEST(Instructions) {
   CHECK(emulate::counters.mma == rounds * 4);
 }
 
+// What the thread sanitizer looks at: several tiles, tokens and warps that share a tile.
+TEST(BitmapRaceFree) { CheckSums("bitmap_s8", SparseCase(9, 33, 600, Thinning::kHalf, 3), LaunchBitmap); }
+TEST(BlockRaceFree) { CheckSums("block_s8", SparseCase(9, 33, 300, Thinning::kTenth, 3), LaunchBlocks); }
+
 }  // namespace
 }  // namespace tersor::testing
