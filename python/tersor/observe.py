@@ -235,7 +235,7 @@ def layer_errors(model: nn.Module, pairs: dict[nn.Module, nn.Module], inputs: An
 
 def output_error(output: Any, reference: Any) -> tuple[float, float] | None:
     """Relative error (2-norms) and cosine of everything floating in two outputs of the same structure; else None."""
-    ours, theirs = list(_floats(output)), list(_floats(reference))
+    ours, theirs = list(floats(output)), list(floats(reference))
     if not ours or [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
         return None
     sums, dot, own = _Sums(), 0.0, 0.0
@@ -247,13 +247,14 @@ def output_error(output: Any, reference: Any) -> tuple[float, float] | None:
     return sums.relative(), dot / norm if norm else 1.0 if sums.difference == 0 else 0.0
 
 
-def _floats(output: Any) -> Iterator[Tensor]:
+def floats(output: Any) -> Iterator[Tensor]:
+    """Every floating-point tensor in a model's output: a tensor, or mappings and sequences of such."""
     if isinstance(output, Tensor):
         if output.is_floating_point():
             yield output
     elif isinstance(output, Mapping):
         for value in output.values():
-            yield from _floats(value)
+            yield from floats(value)
     elif isinstance(output, tuple | list):
         for value in output:
-            yield from _floats(value)
+            yield from floats(value)

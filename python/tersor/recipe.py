@@ -20,8 +20,8 @@ else:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Base of all steps. A step is a frozen dataclass whose fields carry ``metadata={"choices": (...)}`` or, for a
-    number, ``metadata={"range": (smallest, largest)}``.
+    """Base of all steps. A step is a frozen dataclass whose fields carry ``metadata={"choices": ...}``, the names as a
+    tuple or a registry, or, for a number, ``metadata={"range": (smallest, largest)}``. None is left out of files.
 
     Raises:
         RecipeError: a field holds a value that is not among its choices or not in its range.
@@ -33,7 +33,7 @@ class Step:
         for spec in dataclasses.fields(self):
             choices = spec.metadata.get("choices")
             value = getattr(self, spec.name)
-            if choices is not None and value not in choices:
+            if choices is not None and value not in tuple(choices):
                 raise RecipeError(f"step {self.name!r}: {spec.name} = {value!r} {_not_among('value', value, choices)}")
             if "range" in spec.metadata:
                 least, most = spec.metadata["range"]
@@ -141,7 +141,8 @@ class Recipe:
         data = self.to_dict()
         lines = [f"{key} = {_toml(data[key])}" for key in ("include", "exclude")]
         for step in data["steps"]:
-            lines += ["", "[[steps]]", *(f"{key} = {_toml(value)}" for key, value in step.items())]
+            given = {key: value for key, value in step.items() if value is not None}
+            lines += ["", "[[steps]]", *(f"{key} = {_toml(value)}" for key, value in given.items())]
         text = "\n".join(lines) + "\n"
         if path is not None:
             Path(path).write_text(text, encoding="utf-8", newline="\n")
@@ -204,4 +205,6 @@ def _toml(value: object) -> str:
         return repr(value)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
     raise RecipeError(f"a recipe file can't hold {value!r}")

@@ -34,6 +34,9 @@ class Choice:
         seen: what it was given when the model was run; None where it was not.
         verdict: the measurement, where one was made.
         forced: swapped without a measurement.
+        kind: what it becomes: "int8", or "sparse_int8" or "sparse" where it was pruned.
+        pattern, sparsity: how its zeros lie and the part of its weights that is 0, where it was pruned.
+        remark: what other patterns or sparsities would do, in words.
     """
 
     candidate: Candidate
@@ -46,6 +49,10 @@ class Choice:
     seen: Seen | None = None
     verdict: Verdict | None = None
     forced: bool = False
+    kind: str = "int8"
+    pattern: str | None = None
+    sparsity: float | None = None
+    remark: str | None = None
 
 
 def choose(

@@ -11,7 +11,7 @@ from torch import nn
 
 from tersor import modules
 from tersor.errors import SwapError
-from tersor.nn.int8_linear import Int8Linear
+from tersor.nn import Int8Linear, SparseInt8Linear, SparseLinear
 from tersor.nn.packed_linear import PackedLinear
 from tersor.report import LayerRow, Report, Totals
 from tersor.selection import Choice, choose, convert, judge, require_any
@@ -154,15 +154,24 @@ def _stands_for(module: PackedLinear, old: nn.Module) -> bool:
 
 
 def replacement(choice: Choice) -> nn.Module:
-    """The int8 layer for a choice, without the old layer's hooks and attributes.
+    """The accelerated layer for a choice, without the old layer's hooks and attributes.
 
     Raises:
         ValueError: the layer can't be packed.
     """
     old = choice.candidate.module
-    new = Int8Linear.from_float(
-        old, x_scale=choice.x_scale, x_zero_point=choice.x_zero_point, input_scale=choice.input_scale
-    )
+    ranges: dict[str, Any] = {
+        "x_scale": choice.x_scale,
+        "x_zero_point": choice.x_zero_point,
+        "input_scale": choice.input_scale,
+    }
+    new: PackedLinear
+    if choice.kind == "sparse":
+        new = SparseLinear.from_float(old, pattern=choice.pattern)
+    elif choice.kind == "sparse_int8":
+        new = SparseInt8Linear.from_float(old, **ranges, pattern=choice.pattern)
+    else:
+        new = Int8Linear.from_float(old, **ranges)
     new._tersor_name = choice.candidate.names[0]
     return new
 
@@ -214,6 +223,10 @@ def layer_row(choice: Choice, new: nn.Module | None) -> LayerRow:
         float_us=dict(verdict.float_us) if verdict else {},
         tersor_us=dict(verdict.tersor_us) if verdict else {},
         forced=choice.forced and new is not None,
+        layer=None if new is None else type(new).__name__,
+        pattern=choice.pattern,
+        sparsity=choice.sparsity,
+        remark=choice.remark,
     )
 
 

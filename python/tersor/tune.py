@@ -124,7 +124,7 @@ class Tuner:
         if weight is None:
             raise ValueError(f"{type(layer).__name__} has no weight to measure")
         dtype = dtype or weight.dtype
-        name = _describe(layer, dtype)
+        name = describe_layer(layer, dtype)
         missing = [bucket for bucket in buckets if self._cache.get(name, bucket) is None]
         if missing:
             with torch_threads(self.threads), torch.inference_mode():
@@ -142,7 +142,7 @@ class Tuner:
         return times
 
     def _measure(self, layer: nn.Module, name: str, dtype: torch.dtype, buckets: Sequence[int]) -> None:
-        floats = _float_copies(layer, dtype)
+        floats = float_copies(layer, dtype)
         packed = Int8Linear.from_float(floats[0])
         packs = [packed, *(copy.deepcopy(packed) for _ in floats[1:])]
         width = packed.in_features
@@ -150,14 +150,14 @@ class Tuner:
             if self._progress is not None:
                 self._progress(f"{name} at {bucket} rows")
             x = torch.randn((bucket, width), generator=torch.Generator().manual_seed(0)).to(dtype)
-            times, calm = _race(floats, packs, x)
+            times, calm = race(floats, packs, x)
             self._cache.put(name, bucket, times, remember=calm)
             if not calm:
                 self._busy.add((name, bucket))
             self.measured += 1
 
 
-def _race(floats: Sequence[nn.Module], packs: Sequence[nn.Module], x: Tensor) -> tuple[Times, bool]:
+def race(floats: Sequence[nn.Module], packs: Sequence[nn.Module], x: Tensor) -> tuple[Times, bool]:
     """Microseconds of both sides, and whether the host was calm enough to remember them."""
     runs = {"float": _walk(floats, x), "int8": _walk(packs, x)}
     switches, laps = _switches(), {name: Laps() for name in runs}
@@ -198,7 +198,7 @@ def _walk(layers: Sequence[nn.Module], x: Tensor) -> Callable[[], Tensor]:
     return lambda: following()(x)
 
 
-def _float_copies(layer: nn.Module, dtype: torch.dtype) -> list[nn.Module]:
+def float_copies(layer: nn.Module, dtype: torch.dtype) -> list[nn.Module]:
     """Bare layers, without hooks, with the layer's values; the first shares the layer's memory where dtypes agree."""
     parameters = {key: value.detach().to(dtype) for key, value in layer._parameters.items() if value is not None}
     size = parameters["weight"].numel() * parameters["weight"].element_size()
@@ -223,7 +223,8 @@ def _bare(layer: nn.Module) -> nn.Module:
     return nn.Linear(weight.shape[1], weight.shape[0], layer._parameters.get("bias") is not None)
 
 
-def _describe(layer: nn.Module, dtype: torch.dtype) -> str:
+def describe_layer(layer: nn.Module, dtype: torch.dtype) -> str:
+    """The shape, bias and dtype of a float layer in words, the key of its measurements."""
     weight: Any = layer._parameters["weight"]
     first, second = weight.shape[::-1] if is_conv1d(layer) else weight.shape
     kind = "conv1d " if is_conv1d(layer) else ""
@@ -275,7 +276,7 @@ def _tuned(tuner: Tuner, candidate: Candidate, seen: observe.Seen | None) -> Tun
     if candidate.refusal is not None:
         return TunedLayer(candidate.names, type(module).__name__, (), None, candidate.refusal)
     weight: Any = module._parameters["weight"]
-    name = _describe(module, weight.dtype if seen is None else seen.dtype)
+    name = describe_layer(module, weight.dtype if seen is None else seen.dtype)
     if seen is not None and not seen.rows:
         return TunedLayer(candidate.names, name, (), None, "never called on example_inputs")
     rows = () if seen is None else tuple(sorted(seen.rows))

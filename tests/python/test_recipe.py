@@ -65,6 +65,27 @@ def test_the_file_reads_as_documented() -> None:
     assert type(step.smooth) is float
 
 
+def test_a_prune_step_reads_as_documented() -> None:
+    text = """
+[[steps]]
+step = "prune"
+criterion = "wanda"
+sparsity = 0.9
+schedule = "cubic"
+overrides = {"encoder.layer.0.*" = 0.5, "head" = 0}
+"""
+    overrides = {"encoder.layer.0.*": 0.5, "head": 0.0}
+    expected = steps.Prune("wanda", "1x4", 0.9, "cubic", overrides=overrides)
+    assert Recipe.from_toml_text(text) == Recipe([expected])
+    assert Recipe.from_toml_text(Recipe([expected]).to_toml()) == Recipe([expected])
+    assert hash(expected) == hash(steps.Prune("wanda", "1x4", 0.9, "cubic"))
+    assert (steps.Prune().sparsity, steps.Prune(pattern="2:4").sparsity, steps.Prune(pattern="1:4").sparsity) == (
+        0.8,
+        0.5,
+        0.75,
+    )
+
+
 def test_recipes_are_values() -> None:
     one, other = Recipe([steps.Quantize()], ["a"]), Recipe((steps.Quantize(),), ("a",))
     assert one == other
@@ -76,7 +97,10 @@ def test_recipes_are_values() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[[steps]]\nstep = "quantise"', r"'quantise' is not a known step; did you mean 'quantize'\? Known: quantize"),
+        (
+            '[[steps]]\nstep = "quantise"',
+            r"'quantise' is not a known step; did you mean 'quantize'\? Known: quantize, ",
+        ),
         ("[[steps]]\nweights = 'int8'", "step = None is not a known step"),
         ('[[steps]]\nstep = "quantize"\nweight = "int8"', r"'weight' .*did you mean 'weights'.*weights, activations"),
         ('[[steps]]\nstep = "quantize"\nweights = "int4"', r"weights = 'int4' is not a known value.*int8"),
@@ -86,12 +110,25 @@ def test_recipes_are_values() -> None:
         ('[[steps]]\nstep = "quantize"\nsmooth = nan', "smooth = nan is not a number"),
         ('[[steps]]\nstep = "quantize"\nsmooth = true', "smooth = True is not a number"),
         ('[[steps]]\nstep = "quantize"\nsmooth = "0.5"', "smooth = '0.5' is not a number"),
+        ('[[steps]]\nstep = "prune"\ncriterion = "size"', r"criterion = 'size' is not a known value.*magnitude"),
+        ('[[steps]]\nstep = "prune"\npattern = "four"', r"pattern = 'four': unknown pattern.*'1x4'"),
+        ('[[steps]]\nstep = "prune"\npattern = "9x9"', "blocks of more than 64 weights"),
+        ('[[steps]]\nstep = "prune"\npattern = 4', "pattern = 4"),
+        ('[[steps]]\nstep = "prune"\npattern = "2:4"\nsparsity = 0.8', "2:4 has the sparsity 0.5, not 0.8"),
+        ('[[steps]]\nstep = "prune"\nsparsity = 80', "sparsity = 80 is not a number from 0 to 1"),
+        ('[[steps]]\nstep = "prune"\nsparsity = nan', "sparsity = nan is not a number from 0 to 1"),
+        ('[[steps]]\nstep = "prune"\nschedule = "late"', "schedule = 'late' is not a known value.*cubic"),
+        ('[[steps]]\nstep = "prune"\nscope = "model"', "scope = 'model' is not a known value.*global"),
+        ('[[steps]]\nstep = "prune"\nepochs = 1.5', "epochs = 1.5 is not a whole number"),
+        ('[[steps]]\nstep = "prune"\nlearning_rate = 0', "learning_rate = 0 is not a number from"),
+        ('[[steps]]\nstep = "prune"\noverrides = [1]', r"overrides = \[1\] is not a table"),
+        ('[[steps]]\nstep = "prune"\noverrides = {a = true}', "a = True is not a number from 0 to 1"),
         ('includes = []\n[[steps]]\nstep = "quantize"', "'includes' is not a known key; did you mean 'include'"),
         ('include = "a"\n[[steps]]\nstep = "quantize"', "include must be a list of strings"),
         ('exclude = [3]\n[[steps]]\nstep = "quantize"', "exclude: 3 is not a wildcard"),
         ('exclude = [""]\n[[steps]]\nstep = "quantize"', "exclude: '' is not a wildcard"),
         ("steps = 3", "steps must be a list of tables"),
-        ("", "at least one step; steps: quantize"),
+        ("", "at least one step; steps: quantize, prune"),
         ("[[steps]", "not valid TOML"),
         ("a = " + "[" * 5000, "not valid TOML"),
     ],
@@ -113,7 +150,7 @@ def test_errors_of_a_file_name_it(tmp_path: Path) -> None:
 
 
 def test_only_steps_are_steps() -> None:
-    with pytest.raises(RecipeError, match="'quantize' is not a step; steps: quantize"):
+    with pytest.raises(RecipeError, match="'quantize' is not a step; steps: quantize, prune"):
         Recipe(["quantize"])  # type: ignore[list-item]
     with pytest.raises(RecipeError, match="not a wildcard"):
         Recipe([steps.Quantize()], include=["\ud800"])
@@ -128,4 +165,4 @@ def test_a_clash_of_names_is_loud() -> None:
 
     with pytest.raises(RecipeError, match="needs a name of its own"):
         register_step(Step)
-    assert list(STEPS.values()) == [steps.Quantize]
+    assert list(STEPS.values()) == [steps.Quantize, steps.Prune]

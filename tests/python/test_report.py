@@ -179,6 +179,10 @@ def test_json_schema_is_stable(tmp_path: Path) -> None:
         "rel_error": 0.01,
         "forced": False,
         "suggestion": None,
+        "layer": None,
+        "pattern": None,
+        "sparsity": None,
+        "remark": None,
     }
     assert data["rows"][-1]["rel_error"] is None
     assert data["warnings"] == ["a <warning>"]

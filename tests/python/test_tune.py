@@ -40,7 +40,7 @@ def races(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         rows.append(len(x))
         return (100.0, 50.0), True
 
-    monkeypatch.setattr(module, "_race", race)
+    monkeypatch.setattr(module, "race", race)
     return rows
 
 
@@ -88,7 +88,7 @@ def test_a_real_measurement_covers_the_buckets_and_leaves_everything_as_it_was()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_layers_are_measured_in_their_dtype(dtype: torch.dtype, races: list[int]) -> None:
     kinds: list[tuple[torch.dtype, torch.dtype]] = []
-    inner: Race = module._race
+    inner: Race = module.race
 
     def race(
         floats: Sequence[nn.Module], packs: Sequence[nn.Module], x: torch.Tensor
@@ -98,7 +98,7 @@ def test_low_precision_layers_are_measured_in_their_dtype(dtype: torch.dtype, ra
         return inner(floats, packs, x)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_race", race)
+        patch.setattr(module, "race", race)
         Tuner(cache=False).judge(nn.Linear(32, 32).to(dtype), [1], dtype)
     assert kinds == [(dtype, dtype)]
 
@@ -110,13 +110,13 @@ def test_without_rows_every_bucket_is_measured(races: list[int]) -> None:
 
 def test_each_side_walks_through_enough_copies_to_leave_the_inner_caches() -> None:
     layer = nn.Linear(384, 384)
-    copies = module._float_copies(layer, torch.float32)
+    copies = module.float_copies(layer, torch.float32)
     assert len(copies) * layer.weight.numel() * 4 >= 16 << 20
     assert copies[0].weight.data_ptr() == layer.weight.data_ptr()
     assert len({copy.weight.data_ptr() for copy in copies}) == len(copies)
     assert all(torch.equal(copy.weight, layer.weight) for copy in copies)
-    assert len(module._float_copies(nn.Linear(8, 8), torch.float32)) == 32
-    assert len(module._float_copies(nn.Linear(2048, 2048), torch.float32)) == 1
+    assert len(module.float_copies(nn.Linear(8, 8), torch.float32)) == 32
+    assert len(module.float_copies(nn.Linear(2048, 2048), torch.float32)) == 1
 
 
 def test_measurements_are_remembered_per_layer_and_thread_count(races: list[int], folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_without_the_cache_no_file_is_read_or_written(races: list[int], folder: 
 
 
 def test_measurements_on_a_busy_host_are_used_but_not_remembered(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(module, "_race", lambda *_: ((100.0, 50.0), False))
+    monkeypatch.setattr(module, "race", lambda *_: ((100.0, 50.0), False))
     tuner = Tuner()
     verdict = tuner.judge(nn.Linear(8, 8), [1])
     assert verdict.faster
@@ -178,7 +178,7 @@ def test_a_busy_host_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_switches", lambda: next(counts))
     layer = nn.Linear(16, 16)
     with torch.inference_mode():
-        times, calm = module._race([layer], [Int8Linear.from_float(layer)], torch.ones(1, 16))
+        times, calm = module.race([layer], [Int8Linear.from_float(layer)], torch.ones(1, 16))
     assert not calm
     assert min(times) > 0
 

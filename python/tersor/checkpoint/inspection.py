@@ -157,6 +157,14 @@ def _headline(info: FileInfo) -> list[str]:
     ]
 
 
+def _extents(layer: LayerInfo) -> str:
+    """``out x in`` where the configuration says so, else the shape of the tensor of most dimensions."""
+    named = [layer.config.get(key) for key in ("out_features", "in_features")]
+    if all(type(value) is int for value in named):
+        return "x".join(map(str, named))
+    return "x".join(str(size) for size in max((t.shape for t in layer.tensors), key=len, default=()))
+
+
 def _rows(info: FileInfo) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=False, padding=(0, 1), pad_edge=False)
     table.add_column("name", overflow="fold", ratio=3)
@@ -164,7 +172,7 @@ def _rows(info: FileInfo) -> Table:
         table.add_column(title, justify="right", no_wrap=title != "kind")
     groups: dict[tuple[str, str, str, int], list[str]] = {}
     for layer in info.layers:
-        shape = "x".join(str(size) for size in max((t.shape for t in layer.tensors), key=len, default=()))
+        shape = _extents(layer)
         groups.setdefault((wording.family(layer.name), layer.kind, shape, layer.nbytes), []).append(layer.name)
     for tensor in info.tensors:
         shape = "x".join(map(str, tensor.shape))

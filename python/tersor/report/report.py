@@ -28,6 +28,9 @@ class LayerRow:
         rel_error: ``|y - y_float| / |y_float|`` (2-norms) on the example inputs; None where not measured.
         forced: swapped without asking whether it is faster.
         suggestion: what to do about a large error.
+        layer: class name of the layer that replaces it; None where it is kept.
+        pattern, sparsity: how the zeros of its weight lie, and their part of it; None where it was not pruned.
+        remark: what another pattern or sparsity would do, in words.
     """
 
     name: str
@@ -44,6 +47,10 @@ class LayerRow:
     rel_error: float | None = None
     forced: bool = False
     suggestion: str | None = None
+    layer: str | None = None
+    pattern: str | None = None
+    sparsity: float | None = None
+    remark: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

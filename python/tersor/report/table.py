@@ -40,7 +40,7 @@ def groups(report: Report) -> list[list[LayerRow]]:
     found: dict[tuple[object, ...], list[LayerRow]] = {}
     for row in report.rows:
         reason = row.reason if row.action == "kept" and not row.float_us else ""
-        key = (wording.family(row.name), row.kind, row.action, row.shape, row.forced, row.aliases, reason)
+        key = (wording.family(row.name), row.kind, row.action, row.shape, row.forced, row.aliases, reason, row.layer)
         found.setdefault(key, []).append(row)
     return list(found.values())
 
@@ -73,6 +73,9 @@ def _cells(group: Sequence[LayerRow], notes: dict[str, int]) -> list[Text]:
         remarks.append(first.reason)
     if first.float_us:
         result += f", {speed}"
+    if first.sparsity is not None:
+        result += f", {wording.zeros(group)}"
+        remarks += [first.remark] if first.remark else []
     if first.forced:
         result += ", forced"
     for remark in remarks:

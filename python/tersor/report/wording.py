@@ -38,6 +38,14 @@ def times(row: LayerRow) -> tuple[str, str]:
     return f"{text.microseconds(before)} -> {text.microseconds(after)}", speed
 
 
+def zeros(rows: Sequence[LayerRow]) -> str:
+    """What pruning made of layers: ``sparse, 80 % zeros in 1x4``; ``dense`` where the zeros are stored."""
+    shares = sorted({f"{100 * (row.sparsity or 0.0):.0f}" for row in rows}, key=int)
+    share = " to ".join(dict.fromkeys((shares[0], shares[-1])))
+    how = "sparse" if (rows[0].layer or "").startswith("Sparse") else "dense"
+    return f"{how}, {share} % zeros in {rows[0].pattern}"
+
+
 def shape(row: LayerRow) -> str:
     """``out x in``."""
     return f"{row.shape[0]}x{row.shape[1]}" if row.shape else "-"

@@ -1,0 +1,141 @@
+"""The prune step of a recipe: zeros in a model, with training to recover where there is data for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tersor import observe
+from tersor.errors import PruneError, RecipeError
+from tersor.progress import working
+from tersor.prune import CRITERIA, Pruner, PruneResult, fit
+from tersor.prune.calibration import Loss
+from tersor.steps import Prune
+
+
+def prune_model(
+    model: nn.Module,
+    teacher: nn.Module,
+    step: Prune,
+    names: Sequence[str],
+    calibration: Iterable[Any] | None,
+    train: Iterable[Any] | None,
+    progress: bool,
+) -> PruneResult:
+    """Prune the layers of these names, in place, and train the model where there is data.
+
+    Args:
+        model: a copy of the float model.
+        teacher: the float model; it is run, not changed.
+        calibration: batches for a criterion that looks at inputs; iterated again at every removal.
+        train: batches with a length to train on.
+
+    Raises:
+        RecipeError: a gradual schedule without train data, a criterion without its data.
+        PruneError: see :class:`tersor.prune.Pruner` and :func:`tersor.prune.fit`; the model returns no loss.
+    """
+    needs = CRITERIA[step.criterion].needs
+    if step.schedule != "one_shot" and train is None:
+        raise RecipeError(
+            f'schedule = "{step.schedule}" removes weights while training: pass train=batches, or use "one_shot"'
+        )
+    if needs != "nothing" and calibration is None:
+        raise RecipeError(f'criterion = "{step.criterion}" needs calibration data or example inputs: pass calibration=')
+    settings: dict[str, Any] = {
+        "criterion": step.criterion,
+        "pattern": step.pattern,
+        "sparsity": step.sparsity,
+        "scope": step.scope,
+        "overrides": step.overrides,
+        "include": names,
+    }
+    if needs != "nothing":
+        settings["calibration"] = calibration
+    if train is None:
+        with working("pruning", shown=progress):
+            loss = own_loss if needs == "gradients" else None
+            return Pruner(model, **settings, loss=loss).finish()
+    frozen = _unfreeze_if_all_are_frozen(model)
+    try:
+        return fit(
+            model,
+            train,
+            own_loss if step.loss == "model" else match(teacher),
+            epochs=step.epochs,
+            optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=step.learning_rate, weight_decay=0.0),
+            recovery=step.recovery,
+            schedule=step.schedule,
+            criterion_loss=own_loss if needs == "gradients" else None,
+            progress=progress,
+            **settings,
+        )
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.grad = None
+
+
+def own_loss(model: nn.Module, batch: Any) -> Tensor:
+    """The loss that a model returns itself, as those of transformers do when they are given labels.
+
+    Raises:
+        PruneError: the output has none.
+    """
+    output = observe.call(model, batch)
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise PruneError(
+            f"{type(model).__name__} returned no loss for {observe.describe(batch)}; give batches with labels to a "
+            "model that returns its loss, use another criterion or loss, or tersor.prune with a loss of your own"
+        )
+    return loss.reshape(())
+
+
+def match(teacher: nn.Module) -> Loss:
+    """A loss: the squared distance of a model's outputs to the teacher's, relative to the teacher's squared size.
+
+    The model is run in eval mode. Where the batch has an ``attention_mask`` [batch, tokens], outputs
+    [batch, tokens, ...] count at its ones only.
+    """
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        with observe.quiet(teacher):
+            expected = list(observe.floats(observe.call(teacher, batch)))
+        model.eval()
+        got = list(observe.floats(observe.call(model, batch)))
+        if not got or [tensor.shape for tensor in got] != [tensor.shape for tensor in expected]:
+            raise PruneError(
+                f"{type(model).__name__} has no outputs of floats to compare with those of the float model"
+            )
+        keep = _kept(batch)
+        terms = [_distance(one, other, keep) for one, other in zip(got, expected, strict=True)]
+        return torch.stack(terms).mean()
+
+    return loss
+
+
+def _distance(got: Tensor, expected: Tensor, keep: Tensor | None) -> Tensor:
+    if keep is not None and got.dim() > 2 and got.shape[:2] == keep.shape:
+        got, expected = got[keep], expected[keep]
+    wide = expected.to(torch.float32)
+    return (got.to(torch.float32) - wide).square().sum() / wide.square().sum().clamp_min(
+        torch.finfo(torch.float32).tiny
+    )
+
+
+def _kept(batch: Any) -> Tensor | None:
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+
+def _unfreeze_if_all_are_frozen(model: nn.Module) -> list[nn.Parameter]:
+    parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    if any(parameter.requires_grad for parameter in parameters):
+        return []
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return parameters
