@@ -30,7 +30,8 @@ def measure(shapes: list[tuple[int, int]], threads: int, rounds: int) -> dict[st
     from tersor.nn import Int8Linear
 
     def run(layer: nn.Module, x: torch.Tensor, count: int) -> None:
-        torch.set_num_threads(count)
+        if torch.get_num_threads() != count:  # the first call of a turn
+            torch.set_num_threads(count)
         layer(x)
 
     rows = []
