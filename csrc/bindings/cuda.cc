@@ -11,6 +11,10 @@
 
 namespace py = pybind11;
 
+namespace tersor::bindings {
+void BindCudaSparse(py::module_& m);  // cuda_sparse.cc
+}  // namespace tersor::bindings
+
 namespace {
 
 using namespace tersor::cuda;
@@ -134,4 +138,5 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.def("gemm_s8_skinny", GemmSkinny, py::kw_only(), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("x"),
         py::arg("ldx"), py::arg("packed"), py::arg("epilogue"), py::arg("input_scale") = 0, py::arg("workspace") = 0,
         py::arg("workspace_bytes") = 0, py::arg("splits") = 0, py::arg("stream"));
+  tersor::bindings::BindCudaSparse(m);
 }
