@@ -9,7 +9,7 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc cmake python CMakeLists.txt pyproject.toml -type f -not -path '*/__pycache__/*')
 
-.PHONY: help install demo test test-cpp test-python lint format sanitize qemu wheel bench clean
+.PHONY: help install demo test test-cpp test-python lint format sanitize qemu cuda-test cuda-build wheel bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make lint      ruff, mypy, clang-format"
 	@echo "make sanitize  native tests under ASan+UBSan and TSan"
 	@echo "make qemu      native tests on emulated CPUs: Haswell, baseline x86-64, aarch64 (needs qemu-user and a cross compiler)"
+	@echo "make cuda-test the CUDA kernels on the emulation, and the CUDA build where nvcc is; no GPU needed"
 	@echo "make wheel     build, repair, check and smoke-test the wheel"
 	@echo "make bench     int8 linear and MiniLM against torch and whatever rivals are installed"
 	@echo "make clean     remove what these made"
@@ -76,6 +77,12 @@ sanitize: $(VENV)/dev
 
 qemu: $(VENV)/dev
 	PATH="$(abspath $(BIN)):$$PATH" .ci/qemu
+
+cuda-test: $(VENV)/dev cuda-build
+	PATH="$(abspath $(BIN)):$$PATH" && cmake --preset tests > /dev/null && cmake --build --preset tests -j $(JOBS) && ctest --preset tests -L cuda
+
+cuda-build: $(VENV)/dev
+	.ci/cuda $(abspath $(BIN)/python)
 
 wheel: $(VENV)/dev
 	.ci/wheel $(abspath $(BIN)/python) "$(TORCH)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times the CUDA kernels and their rivals: `gpu_bench.py ceilings|rows --json FILE`.
+"""Times the CUDA kernels and their rivals: `gpu_bench.py ceilings|rows|sparse --json FILE`.
 
 Every case is captured in a CUDA graph that goes through enough copies of its weight to find none of them in L2; the
 microseconds are those of one call in a replay. A row: op, dtype, shape [m, n, k], sparsity, rank, kernel, microseconds
@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from gpu_cases import CASES, Case, rivals
 
 SHAPES = [(4096, 4096), (14336, 4096), (4096, 14336), (3072, 768)]  # [n, k]
 ROWS = [1, 16, 64, 256, 4096]
-TINY = [(33, 70)]
+TINY = (3, 33, 70)
 L2_BYTES = 192 << 20  # more than the L2 of any GPU
 Call = Callable[[], Any]
 
@@ -110,39 +110,69 @@ def row_of(case: Case, limits: dict[str, float], device: str) -> dict[str, Any]:
     return row
 
 
+Shape = tuple[int, int, int]
+
+
+def rows_of(
+    cases: Iterable[Case], rivals: Iterable[Case], limits: dict[str, float], device: str
+) -> list[dict[str, Any]]:
+    """The rows of one shape. The float rivals are the same for all cases."""
+    against = {case.kernel: row_of(case, limits, device)["us"] for case in rivals}
+    rows = []
+    for case in cases:
+        rows.append({**row_of(case, limits, device), "rivals": against})
+        row = rows[-1]
+        print(
+            row["kernel"],
+            row["shape"],
+            row["sparsity"],
+            row["rank"],
+            row["us"],
+            row["floor"],
+            row.get("error"),
+            flush=True,
+        )
+    return rows
+
+
+def dense_rows(shape: Shape, limits: dict[str, float], device: str) -> list[dict[str, Any]]:
+    made = (make(shape, device) for make in CASES)
+    return rows_of((case for case in made if case is not None), rivals(shape, device), limits, device)
+
+
+def sparse_rows(shape: Shape, limits: dict[str, float], device: str) -> list[dict[str, Any]]:
+    import gpu_sparse_cases as sparse
+
+    others = (*rivals(shape, device), *sparse.rivals(shape))
+    return rows_of(sparse.cases(shape), others, limits, device)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("ceilings", "rows"))
+    parser.add_argument("what", choices=("ceilings", "rows", "sparse"))
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--emulate", action="store_true")
-    parser.add_argument("--seconds", type=float, default=170.0, help="start no further shape after this long")
+    parser.add_argument("--seconds", type=float, default=90.0, help="start no further shape after this long")
     options = parser.parse_args()
     device = "cpu" if options.emulate else "cuda"
     torch.manual_seed(0)
     limits = ceilings(device)
-    found: dict[str, Any] = {"ceilings": limits}
+    found: dict[str, Any] = {"ceilings": limits, "rows": []}
+    shapes = [(m, n, k) for n, k in SHAPES for m in ROWS]
+    if options.emulate:
+        shapes = [TINY]
+    elif options.what == "sparse":
+        shapes = [(m, n, k) for n, k in SHAPES[:2] for m in (1, 16, 256, 4096)]
+    run = sparse_rows if options.what == "sparse" else dense_rows
     started = time.monotonic()
-    if options.what == "rows":
-        found["rows"] = []
-        for n, k in TINY if options.emulate else SHAPES:
-            for m in [3] if options.emulate else ROWS:
-                if time.monotonic() - started > options.seconds:
-                    found["cut_off"] = f"before m={m}, n={n}, k={k}"
-                    break
-                shape = (m, n, k)
-                against = {case.kernel: row_of(case, limits, device)["us"] for case in rivals(shape, device)}
-                for make_case in CASES:
-                    case = make_case(shape, device)
-                    if case is None:
-                        continue
-                    row = {**row_of(case, limits, device), "rivals": against}
-                    print(
-                        json.dumps({key: row[key] for key in ("op", "shape", "us", "floor") if key in row}), flush=True
-                    )
-                    found["rows"].append(row)
-                options.json.write_text(json.dumps(found, indent=1) + "\n")
-                if device == "cuda":
-                    torch.cuda.empty_cache()
+    for shape in shapes if options.what != "ceilings" else []:
+        if time.monotonic() - started > options.seconds:
+            found["cut_off"] = f"before {list(shape)}"
+            break
+        found["rows"] += run(shape, limits, device)
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        if device == "cuda":
+            torch.cuda.empty_cache()
     options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

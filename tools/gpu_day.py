@@ -4,7 +4,8 @@
 Needs what a bare GPU host has: nvcc, cmake, ninja, Python with torch, pybind11, scikit-build-core and pytest. Each
 stage is a process of its own with a time limit; DIR/gpu_day.json is rewritten after each, so that nothing is lost when
 a later one hangs. Stages: probe (what the host is), build (the package, into DIR/site), ptx (every wrapper of ptx.cuh
-on random registers against the emulation, bit for bit), tests, sanitizer (compute-sanitizer), ceilings, bench, stamp.
+on random registers against the emulation, bit for bit), tests, sanitizer (compute-sanitizer), ceilings, bench (dense
+int8), sparse (sparse and low-rank), stamp.
 
 `--emulate` is the dry run of a host without a GPU: nothing is built for CUDA, the ptx stage runs the emulation twice,
 and the benches run their tables on tiny shapes on the CPU.
@@ -38,7 +39,13 @@ LIMITS = {
     "bench": 200,
     "stamp": 20,
 }
-TESTS = ["test_torch_op_results.py", "test_cuda_kernels.py", "test_cuda_layer.py"]
+TESTS = [
+    "test_torch_op_results.py",
+    "test_cuda_kernels.py",
+    "test_cuda_sparse.py",
+    "test_cuda_layer.py",
+    "test_cuda_build.py",
+]
 
 
 def ptx_hash() -> str:
@@ -138,10 +145,16 @@ def sanitizer(out: Path, emulate: bool) -> dict[str, Any]:
     if checker is None:
         return {"skipped": "no compute-sanitizer"}
     env = {**package(out), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    env["PYTHONPATH"] = _test_path(out)
+    sparse = str(ROOT / "tests" / "python" / "test_cuda_sparse.py")
+    pytest = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib")
+    programs = {"dense": program, "sparse": (*pytest, "-k", "shape1 or shape3", sparse)}
     found = {}
     for tool in ("memcheck", "racecheck"):
-        text = call(checker, "--tool", tool, "--error-exitcode", "9", *program, env=env, cwd=out)
-        found[tool] = next((line for line in reversed(text.splitlines()) if "SUMMARY" in line), "no summary")
+        for name, command in programs.items():
+            text = call(checker, "--tool", tool, "--error-exitcode", "9", *command, env=env, cwd=out)
+            summary = next((line for line in reversed(text.splitlines()) if "SUMMARY" in line), "no summary")
+            found[f"{tool} {name}"] = summary.lstrip("= ")
     return found
 
 
@@ -151,6 +164,10 @@ def ceilings(out: Path, emulate: bool) -> dict[str, Any]:
 
 def bench(out: Path, emulate: bool) -> dict[str, Any]:
     return _bench(out, emulate, "rows")
+
+
+def sparse(out: Path, emulate: bool) -> dict[str, Any]:
+    return {"skipped": "no GPU"} if emulate else _bench(out, emulate, "sparse")
 
 
 def _bench(out: Path, emulate: bool, what: str) -> dict[str, Any]:
@@ -183,7 +200,7 @@ def stamp(out: Path, emulate: bool) -> dict[str, Any]:
 
 
 STAGES: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
-    stage.__name__: stage for stage in (probe, build, ptx, tests, sanitizer, ceilings, bench, stamp)
+    stage.__name__: stage for stage in (probe, build, ptx, tests, sanitizer, ceilings, bench, sparse, stamp)
 }
 
 

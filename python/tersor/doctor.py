@@ -105,7 +105,8 @@ def doctor(*, speed: bool = True) -> DoctorResult:
     Args:
         speed: also time one int8 layer against float and check its result (well under a second).
     """
-    parts: list[Callable[[], Iterator[Finding]]] = [_versions, _native_parts, _instruction_sets, _cpus, _openmp, _cache]
+    parts: list[Callable[[], Iterator[Finding]]] = [_versions, _native_parts, _cuda, _instruction_sets]
+    parts += [_cpus, _openmp, _cache]
     if speed:
         parts.append(_speed)
     return DoctorResult(tuple(finding for part in parts for finding in part()))
@@ -148,6 +149,25 @@ def _native_parts() -> Iterator[Finding]:
             yield Finding("compiled parts", name, f"does not load: {error}", "failed", "see the finding on torch.")
         else:
             yield Finding("compiled parts", name, "loads", "ok")
+
+
+def _cuda() -> Iterator[Finding]:
+    if not _native.has_cuda_kernels():
+        yield Finding("cuda", "kernels", "not built (optional: `TERSOR_CUDA=ON pip install .` where nvcc is)")
+        return
+    try:
+        _native.cuda()
+    except NativeError as error:
+        yield Finding("cuda", "kernels", f"built, and not in use: {error.cause}")
+        return
+    yield Finding("cuda", "kernels", "built, and find a GPU", "ok")
+    try:
+        import torch
+
+        found = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
+    except Exception as error:
+        found = f"torch cannot say ({error})"
+    yield Finding("cuda", "GPU", found)
 
 
 def _core() -> Any:

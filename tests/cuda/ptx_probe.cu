@@ -103,6 +103,16 @@ SPARSE(MmaSparseF16High, MmaSparseF16<1>, f)
 #undef DENSE
 #undef SPARSE
 
+__global__ void SubtractF16x2(const Lane* lanes, Result* out) {
+  const int at = static_cast<int>(blockIdx.x) * kLanes + static_cast<int>(threadIdx.x);
+  for (int i = 0; i < 4; ++i) out[at].r[i] = ptx::SubtractF16x2(lanes[at].a[i], lanes[at].b[i]);
+}
+
+__global__ void AddBf16x2(const Lane* lanes, Result* out) {
+  const int at = static_cast<int>(blockIdx.x) * kLanes + static_cast<int>(threadIdx.x);
+  for (int i = 0; i < 4; ++i) out[at].r[i] = ptx::AddBf16x2(lanes[at].a[i], lanes[at].b[i]);
+}
+
 // 512 bytes through shared memory; the rows are taken in another order than they lie.
 template <bool kTransposed>
 __global__ void LoadMatrices(const Lane* lanes, Result* out) {
@@ -227,17 +237,18 @@ bool Probe(const char* name, void (*kernel)(const Lane*, Result*), Operands oper
 }
 
 int Run() {
-  const bool ok = Probe("MmaU8S8", MmaU8S8, Operands::kBytes) & Probe("MmaS8U8", MmaS8U8, Operands::kBytes) &
-                  Probe("MmaF16", MmaF16, Operands::kHalves) & Probe("MmaBf16", MmaBf16, Operands::kBfloat16) &
-                  Probe("MmaSparseS8U8", MmaSparseS8U8, Operands::kBytes) &
-                  Probe("MmaSparseU8S8", MmaSparseU8S8, Operands::kBytes) &
-                  Probe("MmaSparseF16<0>", MmaSparseF16Low, Operands::kHalves) &
-                  Probe("MmaSparseF16<1>", MmaSparseF16High, Operands::kHalves) &
-                  Probe("LoadMatrix4", LoadMatrices<false>, Operands::kBytes) &
-                  Probe("LoadMatrix4Transposed", LoadMatrices<true>, Operands::kBytes) &
-                  Probe("CopyAsync16", CopyAsync, Operands::kBytes) &
-                  Probe("LoadStream16", LoadStream, Operands::kBytes) &
-                  Probe("IncrementWrap", Increment, Operands::kBytes);
+  const bool ok =
+      Probe("MmaU8S8", MmaU8S8, Operands::kBytes) & Probe("MmaS8U8", MmaS8U8, Operands::kBytes) &
+      Probe("MmaF16", MmaF16, Operands::kHalves) & Probe("MmaBf16", MmaBf16, Operands::kBfloat16) &
+      Probe("MmaSparseS8U8", MmaSparseS8U8, Operands::kBytes) &
+      Probe("MmaSparseU8S8", MmaSparseU8S8, Operands::kBytes) &
+      Probe("MmaSparseF16<0>", MmaSparseF16Low, Operands::kHalves) &
+      Probe("MmaSparseF16<1>", MmaSparseF16High, Operands::kHalves) &
+      Probe("SubtractF16x2", SubtractF16x2, Operands::kHalves) & Probe("AddBf16x2", AddBf16x2, Operands::kBfloat16) &
+      Probe("LoadMatrix4", LoadMatrices<false>, Operands::kBytes) &
+      Probe("LoadMatrix4Transposed", LoadMatrices<true>, Operands::kBytes) &
+      Probe("CopyAsync16", CopyAsync, Operands::kBytes) & Probe("LoadStream16", LoadStream, Operands::kBytes) &
+      Probe("IncrementWrap", Increment, Operands::kBytes);
   return ok ? 0 : 1;
 }
 
