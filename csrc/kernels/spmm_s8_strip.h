@@ -11,9 +11,9 @@
 //   Quads, Weights         the quads of a step as loaded, and one of them, broadcast
 //   LoadQuads(q), Quad<r>(quads)
 //   MulAdd(acc, tokens, w) acc + the products of kLanes tokens, exactly
-//   Pack                   see SpmmS8Kernel
+//   StoreTokens(p, quads)  one quad each of kLanes tokens, into the panel
 //   Transpose(F* v)        kLanes vectors of kLanes
-//   Set, Load, Store and the arithmetic of the epilogue
+//   Set, Load, Store, AsInt, AsFloat and the arithmetic of the epilogue
 #pragma once
 #include <cstring>
 #include <utility>
@@ -33,6 +33,19 @@ struct Strip {
   static_assert(V::kDepth / 4 * kQuadBytes <= 65536, "offsets into a panel fit 16 bits");
   static_assert(V::kDepth % 64 == 0, "panels are packed in blocks of 64 values of k");
   static_assert(kRows <= 4, "the offsets of a step fit 64 bits");
+
+  static void Pack(int32_t tokens, int32_t k, const uint8_t* a, int64_t lda, uint8_t* panel) {
+    for (int32_t token = 0; token < tokens; token += kLanes)
+      for (int32_t p = 0; p < k; p += 4 * kLanes) {
+        F v[kLanes];
+        TERSOR_UNROLL
+        for (int i = 0; i < kLanes; ++i) v[i] = V::AsFloat(V::LoadBytes(a + (token + i) * lda + p));
+        V::Transpose(v);
+        uint8_t* to = panel + p / 4 * kQuadBytes + token * V::kTokenBytes;
+        TERSOR_UNROLL
+        for (int i = 0; i < kLanes; ++i) V::StoreTokens(to + i * kQuadBytes, V::AsInt(v[i]));
+      }
+  }
 
   // The sums of one group, for kLive vectors of tokens.
   template <int kLive>
@@ -175,7 +188,7 @@ struct Strip {
     kernel.strip = kStrip;
     kernel.depth = V::kDepth;
     kernel.quad_bytes = kQuadBytes;
-    kernel.pack = V::Pack;
+    kernel.pack = Pack;
     kernel.multiply = Multiply<>;
     kernel.finish = Finish;
     return kernel;

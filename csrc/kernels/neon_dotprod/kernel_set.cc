@@ -7,6 +7,7 @@ const ConvertKernel& Convert();        // convert.cc
 const ActivationKernel& Activation();  // activation.cc
 const GemmS8Kernel& GemmS8();          // gemm_s8.cc
 const PeakKernel& Peak();              // peak.cc
+const SpmmS8Kernel& SpmmS8();          // spmm_s8.cc
 const SpmmF32Kernel& SpmmF32();        // spmm_f32.cc
 }  // namespace neon_dotprod
 
@@ -17,7 +18,7 @@ const KernelSet& KernelSet_neon_dotprod() {
                                 &neon_dotprod::Activation(),
                                 &neon_dotprod::GemmS8(),
                                 &neon_dotprod::Peak(),
-                                nullptr,
+                                &neon_dotprod::SpmmS8(),
                                 &neon_dotprod::SpmmF32(),
                                 nullptr};
   return set;
