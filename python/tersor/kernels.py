@@ -304,7 +304,8 @@ def pack_sparse_f32(w: NDArray[np.float32] | SciPySparse) -> NDArray[np.uint8]:
     Returns:
         uint8, one block of about 6 bytes per non-zero; a cache for this CPU.
     """
-    return _C.pack_sparse_f32(w if isinstance(w, np.ndarray) or not hasattr(w, "toarray") else w.toarray())
+    dense: Any = w.toarray() if not isinstance(w, np.ndarray) and hasattr(w, "toarray") else w
+    return _C.pack_sparse_f32(dense)
 
 
 def unpack_sparse_f32(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
