@@ -1,6 +1,7 @@
 """tersor's layers against their rivals, interleaved in one run.
 
     python bench/compare.py --op linear --threads 1 --json out.json
+    python bench/compare.py --op sparse --threads 1 --json out.json --table out.md --png out.png
 
 Every engine computes the same fp32-in, fp32-out layer on the same numbers. Per shape: medians over interleaved rounds,
 the speed-up over the best rival, GOP/s and the percent of the int8 ceiling measured on this host in the same run.
@@ -17,13 +18,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-PEERS = ("torch", "torch-int8", "onnxruntime", "openvino")
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import sparse_sweep as sparse  # noqa: E402  (beside this file)
+
+PEERS = ("torch", "torch-int8", "onnxruntime", "openvino")
 
 
 @dataclass
@@ -55,20 +60,20 @@ class Result:
     worst_speedup: float = math.nan
 
 
-def read_shapes(path: Path) -> list[tuple[int, int, int]]:
-    """M N K per line, # starts a comment."""
+def read_shapes(path: Path, names: str = "M N K") -> list[tuple[int, ...]]:
+    """Numbers per line, # starts a comment."""
     shapes = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         words = line.split("#")[0].replace(",", " ").split()
         if not words:
             continue
-        if len(words) != 3 or not all(word.isdigit() and int(word) > 0 for word in words):
-            raise typer.BadParameter(f"{path}:{number}: expected three positive numbers M N K, got {line!r}")
-        shapes.append((int(words[0]), int(words[1]), int(words[2])))
+        if len(words) != len(names.split()) or not all(word.isdigit() and int(word) > 0 for word in words):
+            raise typer.BadParameter(f"{path}:{number}: expected positive numbers {names}, got {line!r}")
+        shapes.append(tuple(map(int, words)))
     return shapes
 
 
-def run_linear(shapes: list[tuple[int, int, int]], threads: int, peers: list[str], rounds: int, result: Result) -> None:
+def run_linear(shapes: list[tuple[int, ...]], threads: int, peers: list[str], rounds: int, result: Result) -> None:
     import torch
     from peers import MissingPeerError, Problem, Run, make_problem
     from peers.onnxruntime_peer import onnxruntime
@@ -150,31 +155,55 @@ def show(result: Result) -> None:
     )
 
 
+def sweep_sparse(
+    shapes: list[tuple[int, ...]], rounds: int, fresh: sparse.Sweep, out: Path | None, markdown: Path | None, png: Any
+) -> None:
+    """Runs what is missing in the file `out` and writes what is asked for."""
+    sweep = fresh if out is None else sparse.load(out, fresh)
+
+    def save() -> None:
+        if out is not None:
+            out.write_text(sparse.to_json(sweep))
+
+    sparse.run_sparse([(n, k) for n, k in shapes], sparse.ROWS, rounds, sweep, save)
+    if markdown is not None:
+        markdown.write_text(sparse.table(sweep))
+    if png is not None:
+        sparse.plot(sweep, png)
+    print(sparse.table(sweep))
+
+
 def main(
-    op: Annotated[str, typer.Option(help="what to compare: linear")] = "linear",
+    op: Annotated[str, typer.Option(help="what to compare: linear or sparse")] = "linear",
     threads: Annotated[int, typer.Option(min=1)] = 1,
     shapes: Annotated[Path | None, typer.Option(help="file of shapes; default bench/shapes/OP.txt")] = None,
     peers: Annotated[str, typer.Option(help="comma-separated; missing ones are named")] = ",".join(PEERS),
-    rounds: Annotated[int, typer.Option(min=1)] = 15,
-    out: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="by default 15, sparse 5")] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="write the result here; sparse goes on with it")] = None,
+    markdown: Annotated[Path | None, typer.Option("--table", help="sparse: write the crossovers here")] = None,
+    png: Annotated[Path | None, typer.Option(help="sparse: draw the gains here")] = None,
 ) -> None:
     """Times tersor's OP against its rivals on this host."""
-    if op != "linear":
-        raise typer.BadParameter(f"op {op!r} is unknown; there is: linear")
+    if op not in ("linear", "sparse"):
+        raise typer.BadParameter(f"op {op!r} is unknown; there are: linear, sparse")
     chosen = [peer for peer in peers.split(",") if peer]
     for peer in chosen:
         if peer not in PEERS:
             raise typer.BadParameter(f"peer {peer!r} is unknown; there are: {', '.join(PEERS)}")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(threads)
-    sys.path.insert(0, str(HERE))
 
     from tersor import kernels
     from tersor.host import describe_host
 
     command = f"python bench/compare.py {' '.join(sys.argv[1:])}"
+    path = shapes or HERE / "shapes" / f"{op}.txt"
+    if op == "sparse":
+        fresh = sparse.Sweep(op, threads, command, describe_host(), kernels.int8_ceiling())
+        sweep_sparse(read_shapes(path, "N K"), rounds or 5, fresh, out, markdown, png)
+        return
     result = Result(op, threads, command, describe_host(), kernels.int8_ceiling(), {})
-    run_linear(read_shapes(shapes or HERE / "shapes" / f"{op}.txt"), threads, chosen, rounds, result)
+    run_linear(read_shapes(path), threads, chosen, rounds or 15, result)
     show(result)
     if out is not None:
         out.write_text(json.dumps(asdict(result), indent=1) + "\n")

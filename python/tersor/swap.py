@@ -226,6 +226,7 @@ def layer_row(choice: Choice, new: nn.Module | None) -> LayerRow:
         layer=None if new is None else type(new).__name__,
         pattern=choice.pattern,
         sparsity=choice.sparsity,
+        form=getattr(new, "form", None),
         remark=choice.remark,
     )
 

@@ -182,6 +182,7 @@ def test_json_schema_is_stable(tmp_path: Path) -> None:
         "layer": None,
         "pattern": None,
         "sparsity": None,
+        "form": None,
         "remark": None,
     }
     assert data["rows"][-1]["rel_error"] is None

@@ -61,6 +61,11 @@ class SparseInt8Linear(SparseLayer, Int8Linear):
         """The id of the kernel that the packed weight is for; raises TersorError where there are no weights."""
         return str(core().inspect_sparse_s8(self.packed.numpy())["kernel"])
 
+    @property
+    def form(self) -> str:
+        """How the packed weight holds what is not 0, see docs/kernels.md: "quads", "ordered quads" or "columns"."""
+        return str(core().inspect_sparse_s8(self.packed.numpy())["form"])
+
     @classmethod
     def from_float(
         cls,

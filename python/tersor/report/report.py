@@ -30,6 +30,7 @@ class LayerRow:
         suggestion: what to do about a large error.
         layer: class name of the layer that replaces it; None where it is kept.
         pattern, sparsity: how the zeros of its weight lie, and their part of it; None where it was not pruned.
+        form: how the kernel of a sparse int8 layer holds its weight.
         remark: what another pattern or sparsity would do, in words.
     """
 
@@ -50,6 +51,7 @@ class LayerRow:
     layer: str | None = None
     pattern: str | None = None
     sparsity: float | None = None
+    form: str | None = None
     remark: str | None = None
 
 

@@ -40,7 +40,17 @@ def groups(report: Report) -> list[list[LayerRow]]:
     found: dict[tuple[object, ...], list[LayerRow]] = {}
     for row in report.rows:
         reason = row.reason if row.action == "kept" and not row.float_us else ""
-        key = (wording.family(row.name), row.kind, row.action, row.shape, row.forced, row.aliases, reason, row.layer)
+        key = (
+            wording.family(row.name),
+            row.kind,
+            row.action,
+            row.shape,
+            row.forced,
+            row.aliases,
+            reason,
+            row.layer,
+            row.form,
+        )
         found.setdefault(key, []).append(row)
     return list(found.values())
 

@@ -39,10 +39,11 @@ def times(row: LayerRow) -> tuple[str, str]:
 
 
 def zeros(rows: Sequence[LayerRow]) -> str:
-    """What pruning made of layers: ``sparse, 80 % zeros in 1x4``; ``dense`` where the zeros are stored."""
+    """What pruning made of layers: ``sparse quads, 80 % zeros in 1x4``; ``dense`` where the zeros are stored."""
     shares = sorted({f"{100 * (row.sparsity or 0.0):.0f}" for row in rows}, key=int)
     share = " to ".join(dict.fromkeys((shares[0], shares[-1])))
     how = "sparse" if (rows[0].layer or "").startswith("Sparse") else "dense"
+    how += f" {rows[0].form}" if rows[0].form else ""
     return f"{how}, {share} % zeros in {rows[0].pattern}"
 
 
