@@ -158,8 +158,9 @@ def _csr(weights: dict[Any, np.ndarray], x: np.ndarray) -> dict[str, Run]:
             continue
         csr = sparse.csr_matrix(weight)
         runs[f"scipy-csr {pattern} {density}"] = functools.partial(csr.__matmul__, turned)
-        parts = (torch.from_numpy(part.astype(np.int64)) for part in (csr.indptr, csr.indices))
-        own = torch.sparse_csr_tensor(*parts, torch.from_numpy(csr.data), csr.shape, check_invariants=False)
+        starts, columns = (torch.from_numpy(part.astype(np.int64)) for part in (csr.indptr, csr.indices))
+        values = torch.from_numpy(csr.data)
+        own = torch.sparse_csr_tensor(starts, columns, values, csr.shape, check_invariants=False)
         runs[f"torch-csr {pattern} {density}"] = functools.partial(torch.matmul, own, there)
     return runs
 
@@ -195,7 +196,7 @@ def table(sweep: Sweep) -> str:
         "",
         f"Host: {', '.join(f'{key} {value}' for key, value in sweep.host.items())}; {sweep.threads} thread(s).",
         "",
-        "Sparse int8 is against tersor's dense int8 layer, sparse float against torch fp32. In each field: the sparsity",
+        "Sparse int8 is against tersor's dense int8 layer, sparse float against torch fp32. In each field: sparsity",
         "in percent from which on sparse is faster / its gain at 80 % / at 90 %.",
         "",
     ]
@@ -225,7 +226,7 @@ def plot(sweep: Sweep, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
-    image = None
+    image: Any = None
     for axis, (engine, pattern) in zip(axes.flat, _kinds(), strict=True):
         grid = [[_mean_gain(sweep, m, engine, pattern, density) for m in ROWS] for density in DENSITIES]
         image = axis.imshow(grid, cmap="RdBu", norm=colors.LogNorm(1 / 8, 8), aspect="auto", origin="lower")

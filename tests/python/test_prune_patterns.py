@@ -9,7 +9,7 @@ import torch
 
 from tersor.errors import PruneError
 from tersor.prune import SCHEDULES, Blocks, Cubic, NofM, OneShot, Unstructured, parse_pattern, register_schedule
-from tersor.prune.masks import drop_global, drop_in_rows, drop_lowest
+from tersor.prune.masks import drop_all, drop_global, drop_in_rows, drop_lowest
 from tersor.prune.schedules import Linear, make_schedule
 
 SHAPES = [(1, 1), (1, 4), (3, 5), (8, 16), (7, 30), (33, 17)]
@@ -34,6 +34,16 @@ def test_counts_are_exact_to_half_a_group(drop, pattern, shape) -> None:  # type
         if not isinstance(pattern, NofM):
             assert bool(((groups == 0) | (groups == 1)).all())  # groups go as a whole
             assert int(sizes.sum()) == shape[0] * shape[1]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_all_that_can_go_is_the_highest_count(pattern, shape) -> None:  # type: ignore[no-untyped-def]
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.rand(shape, generator=generator)
+    held = torch.rand(shape, generator=generator) > 0.3 if isinstance(pattern, NofM) else all_of(shape)
+    limit = pattern.limit(shape)
+    assert torch.equal(drop_all(pattern, scores, held), drop_lowest(pattern, scores, limit, held))
 
 
 def test_the_lowest_groups_go() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tersor.prune.patterns import Pattern
@@ -25,6 +27,12 @@ def drop_lowest(pattern: Pattern, scores: Tensor, count: int, held: Tensor) -> T
     return drop_global(pattern, [scores], count, [held])[0]
 
 
+def drop_all(pattern: Pattern, scores: Tensor, held: Tensor) -> Tensor:
+    """:func:`drop_lowest` with the highest count that the pattern allows, without waiting for the scores' device."""
+    groups, _ = _grid(pattern, scores, held)
+    return _expand(pattern, groups == math.inf, groups, scores)
+
+
 def drop_global(pattern: Pattern, scores: Sequence[Tensor], count: int, held: Sequence[Tensor]) -> list[Tensor]:
     """The same over several matrices at once: scores of all of them are compared."""
     grids = [_grid(pattern, score, stay) for score, stay in zip(scores, held, strict=True)]
@@ -32,7 +40,8 @@ def drop_global(pattern: Pattern, scores: Sequence[Tensor], count: int, held: Se
     values = torch.cat([groups.flatten().to(device) for groups, _ in grids])
     sizes = torch.cat([size.flatten().to(device) for _, size in grids])
     order = values.sort(stable=True).indices
-    number = _prefix(values[order], sizes[order].cumsum(0), count)
+    earlier, possible = int((values == -math.inf).sum()), int((values < math.inf).sum())
+    number = _prefix(sizes[order].cumsum(0).cpu().numpy(), count, earlier, possible)
     stays = torch.ones(len(values), dtype=torch.bool, device=device)
     stays[order[:number]] = False
     parts = torch.split(stays, [groups.numel() for groups, _ in grids])
@@ -43,22 +52,25 @@ def drop_in_rows(pattern: Pattern, scores: Tensor, count: int, held: Tensor) -> 
     """The same where scores are compared within each row of groups only. Every row loses the same, to one group;
     what rounding to groups leaves over is carried to the next row, so the matrix's own count is exact too."""
     groups, sizes = _grid(pattern, scores, held)
-    values, order = groups.sort(dim=1, stable=True)
-    ends = sizes.gather(1, order).cumsum(1)
+    order = groups.sort(dim=1, stable=True).indices
+    ends = sizes.gather(1, order).cumsum(1).cpu().numpy()
     weights, gone = sizes.sum(dim=1).tolist(), (sizes * (groups == -math.inf)).sum(dim=1).tolist()
     room = (sizes * (groups < math.inf)).sum(dim=1).tolist()
-    stays = torch.ones_like(groups, dtype=torch.bool)
-    values, ends, total = values.cpu(), ends.cpu(), sum(weights)
+    earlier, possible = (groups == -math.inf).sum(dim=1).tolist(), (groups < math.inf).sum(dim=1).tolist()
+    numbers, total = [], sum(weights)
     taken = before = 0
     later_gone, later_room = sum(gone), sum(room)
-    for row, size in enumerate(weights):
+    for row, size in enumerate(weights):  # each row's count depends on the rows before it: no device is asked in here
         before += size
         later_gone -= gone[row]
         later_room -= room[row]
         due = quota(count, taken, before / total, later_gone, later_room)
-        number = _prefix(values[row], ends[row], due)
-        stays[row, order[row, :number]] = False
+        number = _prefix(ends[row], due, earlier[row], possible[row])
+        numbers.append(number)
         taken += int(ends[row, number - 1]) if number else 0
+    places = torch.arange(groups.shape[1], device=groups.device)
+    stays = places >= torch.tensor(numbers, device=groups.device)[:, None]
+    stays = torch.ones_like(groups, dtype=torch.bool).scatter_(1, order, stays)
     return _expand(pattern, stays, groups, scores)
 
 
@@ -79,13 +91,12 @@ def _grid(pattern: Pattern, scores: Tensor, held: Tensor) -> tuple[Tensor, Tenso
     return pattern.groups(scores.masked_fill(~held, -math.inf))
 
 
-def _prefix(values: Tensor, ends: Tensor, count: int) -> int:
+def _prefix(ends: NDArray[np.int64], count: int, earlier: int, possible: int) -> int:
     """How many of the sorted groups go: those removed earlier always, those that can't be removed never."""
-    number = int(torch.searchsorted(ends, count, right=True))  # the groups that fit into the count
+    number = int(np.searchsorted(ends, count, side="right"))  # the groups that fit into the count
     if number < len(ends):
         below = int(ends[number - 1]) if number else 0
         number += int(ends[number]) - count < count - below
-    earlier, possible = int((values == -math.inf).sum()), int((values < math.inf).sum())
     return min(max(number, earlier), possible)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tersor.errors import PruneError
 from tersor.prune.criteria.registry import Criterion, Needs, Statistics, register_criterion
 from tersor.prune.layers import PrunableLayer
-from tersor.prune.masks import drop_lowest, quota
+from tersor.prune.masks import drop_all, drop_lowest, quota
 from tersor.prune.patterns import NofM, Pattern
 
 
@@ -130,6 +130,7 @@ def eliminate(weight: Tensor, factor: Tensor, pattern: Pattern, count: int, held
     choice = pattern.cols if isinstance(pattern, NofM) else block
     stays = torch.ones_like(held)
     limit = pattern.limit((weight.shape[0], columns))
+    later_gone = [*(~held).sum(0).flip(0).cumsum(0).flip(0).tolist(), 0]  # by column: removed earlier, from there on
     taken = possible = 0
     for begin in range(0, columns, block):
         end = min(begin + block, columns)
@@ -139,10 +140,12 @@ def eliminate(weight: Tensor, factor: Tensor, pattern: Pattern, count: int, held
                 part = slice(j, min(j + choice, end))
                 scores = (weight[:, part] / factor.diagonal()[part]).square_()
                 possible += pattern.limit((scores.shape[0], scores.shape[1]))
-                gone = int((~held[:, part.stop :]).sum())
-                target = quota(count, taken, possible / limit, gone, limit - possible)
-                stays[:, part] = drop_lowest(pattern, scores, target, held[:, part])
-                taken += int((~stays[:, part]).sum())
+                if count >= limit:
+                    stays[:, part] = drop_all(pattern, scores, held[:, part])
+                else:
+                    target = quota(count, taken, possible / limit, later_gone[part.stop], limit - possible)
+                    stays[:, part] = drop_lowest(pattern, scores, target, held[:, part])
+                    taken += int((~stays[:, part]).sum())
             error = torch.where(stays[:, j], 0.0, weight[:, j] / factor[j, j])
             weight[:, j:end] -= error[:, None] * factor[j, j:end]
             weight[:, j] = torch.where(stays[:, j], weight[:, j], 0.0)
