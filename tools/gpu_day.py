@@ -37,6 +37,7 @@ LIMITS = {
     "sanitizer": 100,
     "ceilings": 40,
     "bench": 200,
+    "sparse": 120,
     "stamp": 20,
 }
 TESTS = [

@@ -24,7 +24,7 @@ def test_the_command_times_every_contestant() -> None:
         best = min(row["us"]["float"], row["us"].get("torch int8", float("inf")))
         assert row["speedup"] == pytest.approx(best / row["us"]["tersor"])
         assert row["gops"] == pytest.approx(2 * row["m"] * row["n"] * row["k"] / row["us"]["tersor"] / 1e3)
-        assert tersor.kernels.active() in row["kernel"]
+        assert row["kernel"].endswith(tuple(tersor.kernels.available()))
     assert data["geomean"] == pytest.approx((data["rows"][0]["speedup"] * data["rows"][1]["speedup"]) ** 0.5)
 
 
