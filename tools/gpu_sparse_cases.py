@@ -85,9 +85,9 @@ def sparse(shape: Shape, form: str, dtype: str, density: float) -> Case:
     def make() -> Call:
         return call({name: tensor.clone() for name, tensor in operands.items()}, False)
 
-    def error() -> float:
+    def error() -> float | None:
         if dtype == "f32":
-            return float("nan")  # x is bfloat16 and y float32: tests/python/test_cuda_sparse.py checks the numbers
+            return None  # x is bfloat16 and y float32: tests/python/test_cuda_sparse.py checks the numbers
         call(operands, True)()
         rows = min(m, 64)
         exact = x[:rows].double() @ dense.double().t()
