@@ -96,7 +96,7 @@ def build(out: Path, emulate: bool) -> dict[str, Any]:
     settings = {"TERSOR_CUDA": "ON", "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count())}
     install = (sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--quiet", "--target", site)
     call(*install, "--config-settings=build-dir=" + str(out / "build"), ".", env=settings)
-    return {"site": site, "files": sorted(path.name for path in (out / "site" / "tersor").glob("*.so"))}
+    return {"files": sorted(path.name for path in (out / "site" / "tersor").glob("*.so"))}
 
 
 def ptx(out: Path, emulate: bool) -> dict[str, Any]:
