@@ -38,7 +38,7 @@ def main(
     contestants = {"float": model.eval()}
     for name, layer in (("dense int8", Int8Linear), ("sparse int8", SparseInt8Linear)):
         made = copy.deepcopy(model)
-        for old in [one for one in made.encoder.modules() if type(one) is nn.Linear]:
+        for old in [one for one in made.get_submodule("encoder").modules() if type(one) is nn.Linear]:
             modules.replace(made, old, layer.from_float(old))
         contestants[name] = made
     table = Table("batch x tokens", *contestants, "gain", title=f"milliseconds, {threads} thread(s), {sparsity:.0%}")
