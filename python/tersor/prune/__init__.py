@@ -1,7 +1,7 @@
 """Pruning in plain PyTorch: criteria, patterns, schedules, and a pruner for one's own training loop.
 
-It leaves true zeros in the model's own weights. No recipe step for it exists until layers exist that make something
-of the zeros: by itself pruning makes neither the model smaller nor faster.
+It leaves true zeros in the model's own weights. By itself that makes the model neither smaller nor faster: the step
+`tersor.steps.Prune` also replaces the layers that gain by it with sparse ones.
 """
 
 from tersor.prune.calibration import Calibration
