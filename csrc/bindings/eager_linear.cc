@@ -139,14 +139,21 @@ bool Compute(const tersor::LinearS8Args& args, int64_t n, int64_t k) noexcept {
   }
 }
 
-// What Int8Linear keeps in its __dict__, borrowed; a null member means that something is missing.
+// What Int8Linear keeps in its __dict__; a null member means that something is missing. The tensors are held: another
+// thread may load other weights into the layer while this one computes.
 struct Layer {
   explicit Layer(PyObject* module) : dict(PyObject_GenericGetDict(module, nullptr)) {
     if (dict == nullptr) return;
     packed = Entry(Entry(dict, torch_.buffers), torch_.packed);
     bias = Entry(Entry(dict, torch_.parameters), torch_.bias);
+    Py_XINCREF(packed);
+    Py_XINCREF(bias);
   }
-  ~Layer() { Py_XDECREF(dict); }
+  ~Layer() {
+    Py_XDECREF(packed);
+    Py_XDECREF(bias);
+    Py_XDECREF(dict);
+  }
   Layer(const Layer&) = delete;
   Layer& operator=(const Layer&) = delete;
 
@@ -207,9 +214,12 @@ PyMethodDef methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-// False when this torch has no exchange table that is understood here.
+// False when this torch has no exchange table that is understood here, or this Python no GIL.
 bool EagerSetup(const py::type& tensor, const py::type& parameter, const py::object& forward_ad,
                 const std::array<py::object, kProbes>& probes) {
+#ifdef Py_GIL_DISABLED
+  return false;  // dictionaries are read here by borrowed references
+#endif
   if (!py::hasattr(tensor, "__dlpack_c_exchange_api__")) return false;
   const py::object capsule = tensor.attr("__dlpack_c_exchange_api__");
   if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api") == 0) return false;

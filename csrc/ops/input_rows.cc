@@ -7,15 +7,8 @@
 namespace tersor {
 
 void CheckLinearArgs(const char* op, const LinearS8Args& args, int64_t n) {
+  CheckRows(op, args, n);
   const auto fail = [op](const std::string& what) { throw Error(std::string(op) + ": " + what); };
-  if (args.m < 0) fail("m=" + std::to_string(args.m) + " is negative");
-  if (args.m > 0 && (args.x == nullptr || args.y == nullptr)) fail("x and y must not be null");
-  if (args.m > 1 && args.ldy < n) fail("row stride of y is shorter than a row");
-  const int32_t dtype = static_cast<int32_t>(args.dtype), activation = static_cast<int32_t>(args.activation);
-  if (dtype < 0 || dtype > static_cast<int32_t>(DType::kF16)) fail("unknown dtype code " + std::to_string(dtype));
-  if (activation < 0 || activation >= kActivationCount)
-    fail("unknown activation code " + std::to_string(activation) + "; codes are 0 to " +
-         std::to_string(kActivationCount - 1));
   if (!(args.x_scale >= 0.0f) || !std::isfinite(args.x_scale))
     fail("x_scale=" + std::to_string(args.x_scale) + "; it is 0 (dynamic) or a finite positive scale");
   if (args.x_scale > 0.0f && !std::isnormal(args.x_scale)) fail("x_scale is subnormal");

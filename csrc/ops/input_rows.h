@@ -1,6 +1,7 @@
 // The rows of x of a call, quantised: what every int8 product begins with.
 #pragma once
 #include <cstdint>
+#include <string>
 
 #include "core/registry.h"
 #include "ops/quantize_rows.h"
@@ -11,7 +12,21 @@ namespace tersor {
 
 inline size_t ElementBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
 
-// Throws Error, beginning with the op's name, unless the arguments are those of a weight with n rows.
+// Throws Error, beginning with the op's name, unless x, y and the codes are those of a weight with n rows.
+template <typename Args>
+void CheckRows(const char* op, const Args& args, int64_t n) {
+  const auto fail = [op](const std::string& what) { throw Error(std::string(op) + ": " + what); };
+  if (args.m < 0) fail("m=" + std::to_string(args.m) + " is negative");
+  if (args.m > 0 && (args.x == nullptr || args.y == nullptr)) fail("x and y must not be null");
+  if (args.m > 1 && args.ldy < n) fail("row stride of y is shorter than a row");
+  const int32_t dtype = static_cast<int32_t>(args.dtype), activation = static_cast<int32_t>(args.activation);
+  if (dtype < 0 || dtype > static_cast<int32_t>(DType::kF16)) fail("unknown dtype code " + std::to_string(dtype));
+  if (activation < 0 || activation >= kActivationCount)
+    fail("unknown activation code " + std::to_string(activation) + "; codes are 0 to " +
+         std::to_string(kActivationCount - 1));
+}
+
+// The same, and how x is quantised.
 void CheckLinearArgs(const char* op, const LinearS8Args& args, int64_t n);
 
 struct QuantizedRows {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "ops/band_split.h"
 #include "ops/packed_s8.h"
 #include "ops/spmm_s8_rows.h"
 #include "ops/spmm_s8_worker.h"
@@ -15,27 +16,8 @@ namespace {
 // Below this many multiply-adds a call takes less than about 20 us and waking a thread costs more than it saves.
 constexpr int64_t kSerialMacs = int64_t{5} << 19;
 
-// The bands before `band`, weighed by their steps.
-int64_t StepsBefore(const PackedViewSpmmS8& weight, int64_t band) {
-  int64_t steps = 0;
-  const int64_t group = std::min(band * (kBandRowsS8 / weight.kernel->rows), weight.layout.groups);
-  for (int64_t block = 0; block < weight.layout.blocks; ++block) {
-    const int64_t* starts = weight.starts + block * weight.layout.groups;
-    steps += starts[group] - starts[0];
-  }
-  return steps;
-}
-
-// The first band of a task: the one up to which the earlier tasks have had their share of the steps. Each band counts
-// for one step more, since it costs something without any.
-int64_t FirstBand(const PackedViewSpmmS8& weight, int32_t task, int32_t tasks) {
-  const int64_t bands = weight.layout.bands;
-  if (task == tasks) return bands;
-  const int64_t share = (weight.steps + bands) * task / tasks;
-  int64_t band = 0;
-  // A band goes to the side on which more than half of it lies.
-  while (band < bands && StepsBefore(weight, band) + StepsBefore(weight, band + 1) + 2 * band + 1 <= 2 * share) ++band;
-  return band;
+int64_t FirstBandOf(const PackedViewSpmmS8& weight, int32_t task, int32_t tasks) {
+  return FirstBand<kBandRowsS8>(weight, 1, task, tasks);
 }
 
 void RunTask(void* context, int32_t task) {
@@ -44,7 +26,7 @@ void RunTask(void* context, int32_t task) {
   if (job.by_rows)
     rows = EvenSplit(job.args.m, job.tasks)[task];
   else if (job.tasks > 1)
-    bands = {FirstBand(job.weight, task, job.tasks), FirstBand(job.weight, task + 1, job.tasks)};
+    bands = {FirstBandOf(job.weight, task, job.tasks), FirstBandOf(job.weight, task + 1, job.tasks)};
   if (rows.count() == 0 || bands.count() == 0) return;
   SpmmS8Worker worker(job, rows, bands);
   Scratch scratch(worker.ScratchBytes());

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -176,3 +177,29 @@ def test_compile_and_export_see_the_op(activation: str) -> None:
     exported = torch.export.export(module, (x,))
     assert "linear_s8" in str(exported.graph)
     assert torch.equal(exported.module()(x), module(x))
+
+
+def test_weights_may_be_loaded_while_another_thread_computes() -> None:
+    module, other, x = layer(512, 1024), layer(512, 1024, bias=False), torch.randn(4, 512)
+    other.packed.data.copy_(Int8Linear.from_float(nn.Linear(512, 1024)).packed)
+    blocks, expected = (module.packed, other.packed), []
+    for block in blocks:
+        module._buffers["packed"] = block
+        expected.append(module(x))
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            for block in blocks:
+                module._buffers["packed"] = block.clone()  # the one before is freed, unless somebody holds it
+
+    loader = threading.Thread(target=load)
+    loader.start()
+    try:
+        for _ in range(2000):
+            y = eager_linear(module, x)
+            assert y is not None
+            assert any(torch.equal(y, one) for one in expected)
+    finally:
+        stop.set()
+        loader.join()

@@ -7,26 +7,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from typing_extensions import Self
 
 from tersor._native import core
-from tersor.errors import TersorError
 from tersor.nn.eager import eager_linear
 from tersor.nn.float_linear import is_conv1d
-from tersor.nn.linear_autograd import linear_with_grad
 from tersor.nn.linear_config import check_settings, checked_config, checked_input_scale
 from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, Expected
 from tersor.nn.packed_linear import PackedLinear
 from tersor.nn.packed_weight import input_scale_of, move, pack_canonical, pack_float, unpack
 from tersor.nn.registry import REGISTRY, register
-from tersor.ops import ACTIVATIONS, LINEAR_S8
+from tersor.ops import ACTIVATIONS
 
-_NOTHING = torch.empty(0)  # no bias, no residual
-_ACTIVATION_NAMES = {code: name for name, code in ACTIVATIONS.items()}
-_is_grad_enabled = torch.is_grad_enabled
 _is_dynamo_compiling = torch.compiler.is_dynamo_compiling
-_float32 = torch.float32
 
 
 @register
@@ -45,6 +38,7 @@ class Int8Linear(PackedLinear):
     """
 
     kind = "int8_linear"
+    _op_name = "linear_s8"
     optional = ("input_scale",)
 
     def __init__(
@@ -73,40 +67,9 @@ class Int8Linear(PackedLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
-        x = input  # the name that nn.Linear's callers may use
-        if not _is_dynamo_compiling() and (y := eager_linear(self, x)) is not None:
+        if not _is_dynamo_compiling() and (y := eager_linear(self, input)) is not None:
             return y
-        # Past Module.__getattr__, which costs half a microsecond for each name.
-        packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
-        parameter = self._parameters["bias"]
-        try:
-            bias: Tensor = _NOTHING if parameter is None else parameter
-            if bias.dtype is not _float32 and bias.dtype is not x.dtype:
-                bias = bias.float()
-            if forward_ad._current_level >= 0 or (_is_grad_enabled() and (x.requires_grad or bias.requires_grad)):
-                return linear_with_grad(
-                    "linear_s8",
-                    x,
-                    packed,
-                    bias,
-                    self.out_features,
-                    self._activation_code,
-                    self.x_scale,
-                    self.x_zero_point,
-                )
-            return LINEAR_S8(  # type: ignore[no-any-return]
-                x, packed, bias, _NOTHING, self.out_features, self._activation_code, self.x_scale, self.x_zero_point
-            )
-        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-            problem = self._input_problem(x)
-            if problem is None:
-                raise
-            raise TersorError(f"{self._label()}: {problem}") from error
-
-    @property
-    def activation(self) -> str:
-        """The name of the activation function that is part of the layer."""
-        return _ACTIVATION_NAMES[self._activation_code]
+        return self._through_op(input)
 
     @property
     def kernel(self) -> str:

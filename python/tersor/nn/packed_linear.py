@@ -7,19 +7,29 @@ from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from typing_extensions import Self
 
 from tersor.errors import TersorError
 from tersor.nn.dequantized_weight import READ_ONLY, DequantizedWeight
 from tersor.nn.float_linear import float_weight_problem
+from tersor.nn.linear_autograd import LINEAR_OPS, linear_with_grad
 from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, PackedLayer
 from tersor.nn.packed_weight import dequantize
+from tersor.ops import ACTIVATIONS
+
+_NOTHING = torch.empty(0)  # no bias, no residual
+_ACTIVATION_NAMES = {code: name for name, code in ACTIVATIONS.items()}
 
 
 class PackedLinear(PackedLayer, nn.Linear):
     """in_features, out_features, bias and a readable, read-only weight, without nn.Linear's float memory."""
 
+    x_scale: float = 0.0
+    x_zero_point: int = 0
+    _activation_code: int
+    _op_name: ClassVar[str]  # a key of LINEAR_OPS
     _dequantize: ClassVar[Any] = dequantize._opoverload  # packed bytes to the float weight
 
     def __init__(
@@ -36,6 +46,30 @@ class PackedLinear(PackedLayer, nn.Linear):
         self._start_empty(dtype, device)
         parameter = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype), requires_grad=False)
         self.register_parameter("bias", parameter if bias else None)
+
+    def _through_op(self, x: Tensor) -> Tensor:
+        """The layer's torch op on x [..., in_features]; with its gradients where they are asked for."""
+        # Past Module.__getattr__, which costs half a microsecond for each name.
+        packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
+        parameter = self._parameters["bias"]
+        try:
+            bias: Tensor = _NOTHING if parameter is None else parameter
+            if bias.dtype is not torch.float32 and bias.dtype is not x.dtype:
+                bias = bias.float()
+            settings = (self.out_features, self._activation_code, self.x_scale, self.x_zero_point)
+            if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad)):
+                return linear_with_grad(self._op_name, x, packed, bias, *settings)
+            return LINEAR_OPS[self._op_name][0](x, packed, bias, _NOTHING, *settings)
+        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            problem = self._input_problem(x)
+            if problem is None:
+                raise
+            raise TersorError(f"{self._label()}: {problem}") from error
+
+    @property
+    def activation(self) -> str:
+        """The name of the activation function that is part of the layer."""
+        return _ACTIVATION_NAMES[self._activation_code]
 
     @property
     def weight(self) -> Tensor:

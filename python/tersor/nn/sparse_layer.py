@@ -3,62 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from typing_extensions import Self
 
-from tersor.errors import TersorError
 from tersor.nn.float_linear import is_conv1d, weight_matrix
-from tersor.nn.linear_autograd import LINEAR_OPS, linear_with_grad
 from tersor.nn.packed_layer import Expected
 from tersor.nn.packed_linear import PackedLinear
 from tersor.nn.sparse_weight import Grid, count_kept, find_pattern, grid_of
-from tersor.ops import ACTIVATIONS
-
-_NOTHING = torch.empty(0)  # no bias, no residual
 
 
 class SparseLayer(PackedLinear):
     """A linear layer whose canonical weight is a mask of blocks and the values of those that are not 0."""
 
     pattern: str
-    x_scale: float = 0.0
-    x_zero_point: int = 0
-    _op_name: ClassVar[str]
-    _activation_code: int
     _kept: int | None
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
-        x = input  # the name that nn.Linear's callers may use
-        packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
-        parameter = self._parameters["bias"]
-        try:
-            bias: Tensor = _NOTHING if parameter is None else parameter
-            if bias.dtype is not torch.float32 and bias.dtype is not x.dtype:
-                bias = bias.float()
-            if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad)):
-                return linear_with_grad(
-                    self._op_name, x, packed, bias, self.out_features, self._activation_code, self.x_scale,
-                    self.x_zero_point,
-                )  # fmt: skip
-            y: Tensor = LINEAR_OPS[self._op_name][0](
-                x, packed, bias, _NOTHING, self.out_features, self._activation_code, self.x_scale, self.x_zero_point
-            )
-            return y
-        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-            problem = self._input_problem(x)
-            if problem is None:
-                raise
-            raise TersorError(f"{self._label()}: {problem}") from error
-
-    @property
-    def activation(self) -> str:
-        """The name of the activation function that is part of the layer."""
-        return next(name for name, code in ACTIVATIONS.items() if code == self._activation_code)
+        return self._through_op(input)
 
     def _start_sparse(self, pattern: str, kept: int) -> None:
         self.pattern = pattern
