@@ -239,7 +239,9 @@ def plot(sweep: Sweep, path: Path) -> None:
         axis.set_yticks(range(len(DENSITIES)), [f"{100 * (1 - density):.0f} %" for density in DENSITIES])
         rival = "tersor's dense int8" if engine == "sparse-int8" else "torch fp32"
         axis.set(title=f"{engine}, {pattern}, over {rival}", xlabel="rows of x", ylabel="sparsity")
-    figure.colorbar(image, ax=axes, label="times faster (black line: break-even)", ticks=[0.125, 0.25, 0.5, 1, 2, 4, 8])
+    ticks = [0.125, 0.25, 0.5, 1, 2, 4, 8]
+    bar = figure.colorbar(image, ax=axes, label="times faster (black line: break-even)", ticks=ticks, format="%g")
+    bar.ax.minorticks_off()
     shapes = len({(cell.n, cell.k) for cell in sweep.cells})
     figure.suptitle(f"Sparse layers over dense ones, {sweep.threads} thread(s), geometric mean of {shapes} shapes")
     figure.savefig(path, dpi=110)
