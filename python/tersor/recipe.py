@@ -189,7 +189,7 @@ def _check_keys(where: str, data: Mapping[str, Any], known: Iterable[str]) -> No
 def _not_among(kind: str, value: object, known: Iterable[object]) -> str:
     close = difflib.get_close_matches(str(value), [str(item) for item in known], n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"is not a known {kind}{hint} Known: {_listed(known)}"
+    return f"is not a known {kind}{hint or '.'} Known: {_listed(known)}"
 
 
 def _listed(known: Iterable[object]) -> str:
