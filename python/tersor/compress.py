@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 from torch import Tensor, nn
 
 from tersor import modules, observe
-from tersor.calibrate import fit, look_at_inputs, smoothing_note
+from tersor.conversion import Conversion, convert_linear
 from tersor.errors import RecipeError, SwapError
-from tersor.prune import CRITERIA, PruneResult
-from tersor.pruning import prune_model
+from tersor.pipeline import Run
 from tersor.recipe import Recipe
 from tersor.report import LayerRow, Report
-from tersor.selection import Choice, choose, convert, judge, open_choices, require_any
-from tersor.sparse_selection import judge_pruned
+from tersor.selection import why_none
 from tersor.steps import Prune, Quantize
-from tersor.swap import check_model, layer_row, make_report, replacement
+from tersor.swap import check_model, make_report
 
 LARGE_ERROR = 0.05
 """Relative error of a layer above which the report suggests what to do."""
+
+STAGES: tuple[Callable[[Conversion], None], ...] = (convert_linear,)
+"""What looks for layers to replace when the steps of the recipe that edit the model are done."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -69,95 +70,79 @@ def compress(
         example_inputs: what the model is usually given: a tensor, a tuple or list of positional arguments, or a
             mapping of keyword arguments. Without it layers are judged for 1 to 256 rows, and no errors are measured.
         calibration: batches like ``example_inputs``, for ``activations="static"`` (all of them), for smoothing (the
-            first 64 suffice) and for pruning criteria that look at inputs; without it, the latter two look at the
-            example inputs. They are not kept.
-        train: batches to train on, with a length, for a prune step.
+            first 64 suffice) and for steps that look at inputs; without it, the latter two look at the example
+            inputs. They are not kept.
+        train: batches to train on, with a length, for steps that train.
         other_inputs: further inputs of other sizes; layers are judged for the numbers of rows of all of them.
         untie: compress layers with tied weights as well; each gets weights of its own.
         force: compress without measuring speed; the report says so.
         progress: progress bars on a terminal.
 
     Raises:
-        RecipeError: the recipe can't be applied as given.
-        PruneError: the prune step failed on its data.
+        RecipeError: the recipe can't be applied as given, or in this order.
+        PruneError: a prune step failed on its data.
         SwapError: no layer could be compressed (the message says why for each), the model failed on the inputs
             (its exception is chained), or it can't be copied.
     """
     check_model(model)
-    prune, quantize = _split(recipe)
-    step = quantize or Quantize(smooth=0)
-    before = modules.memory_bytes(model)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"expected a Recipe, got {type(recipe).__name__}; write Recipe([steps.Quantize()])")
+    recipe.check_order()
+    edits = [step for step in recipe.steps if step.edits]
     inputs = [] if example_inputs is None else [example_inputs, *other_inputs]
-    work = model if prune is None else _copy(model, (), {})
-    choices, warnings = choose(work, recipe.include, recipe.exclude, untie)
-    warnings += _unused(recipe, calibration, train)
-    notes = []
-    if prune is not None:
-        require_any(choices)
-        names = [choice.candidate.name for choice in open_choices(choices)]
-        batches = calibration if calibration is not None or not inputs else inputs
-        notes.append(_pruned_note(prune, prune_model(work, model, prune, names, batches, train, progress)))
-    source = look_at_inputs(work, choices, step, inputs, calibration if quantize else None, progress)
-    if prune is None:
-        judge(choices, force=force, progress=progress)
-    else:
-        judge_pruned(choices, prune.pattern, quantised=quantize is not None, force=force, progress=progress)
-    require_any(choices)
-    replacements: dict[nn.Module, nn.Module] = {}
-
-    def build(choice: Choice) -> None:
-        fit(choice, step)
-        replacements[choice.candidate.module] = replacement(choice)
-
-    convert(choices, build, progress)
-    require_any(choices)
-    compressed = _copy(work, choices, replacements)
-    rows = [layer_row(choice, replacements.get(choice.candidate.module)) for choice in choices]
-    report = make_report(compressed, rows, warnings, modules.parameter_count(model), before)
-    if (note := smoothing_note(step, choices, source)) is not None:
-        notes.append(note)
-    report = dataclasses.replace(report, notes=(*report.notes, *notes))
+    run = Run(
+        model=_copy(model, {}, {}) if edits else model,
+        teacher=model,
+        include=recipe.include,
+        exclude=recipe.exclude,
+        inputs=inputs,
+        calibration=calibration,
+        train=train,
+        untie=untie,
+        force=force,
+        progress=progress,
+    )
+    run.warnings += _unused(recipe, calibration, train)
+    for step in edits:
+        step.apply(run)
+    conversion = _convert(run, recipe)
+    compressed = _copy(cast(ModelT, run.model), conversion.replacements, conversion.names)
+    before = modules.memory_bytes(model)
+    report = make_report(
+        compressed, list(conversion.rows.values()), run.warnings, modules.parameter_count(model), before
+    )
+    report = dataclasses.replace(report, notes=(*report.notes, *run.notes))
     if example_inputs is not None:
-        report = _with_errors(report, work, compressed, choices, replacements, example_inputs, model)
+        report = _with_errors(report, conversion, compressed, example_inputs)
     return CompressionResult(compressed, report)
 
 
-def _split(recipe: Recipe) -> tuple[Prune | None, Quantize | None]:
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(f"expected a Recipe, got {type(recipe).__name__}; write Recipe([steps.Quantize()])")
-    prune = next((step for step in recipe.steps if isinstance(step, Prune)), None)
+def _convert(run: Run, recipe: Recipe) -> Conversion:
     quantize = next((step for step in recipe.steps if isinstance(step, Quantize)), None)
-    if [step for step in (prune, quantize) if step is not None] != list(recipe.steps):
-        names = [step.name for step in recipe.steps]
-        raise RecipeError(f"a recipe is a prune step, a quantize step, or both in this order, got {names}")
-    return prune, quantize
+    pruned = [step.pattern for step in recipe.steps if isinstance(step, Prune)]
+    conversion = Conversion(run, quantize, pruned[-1] if pruned else None)
+    for stage in STAGES:
+        stage(conversion)
+    if not conversion.replacements and not any(step.edits and step.lasting for step in recipe.steps):
+        raise SwapError(why_none(conversion.choices))
+    return conversion
 
 
 def _unused(recipe: Recipe, calibration: object, train: object) -> list[str]:
     warnings = []
-    prune, step = _split(recipe)
-    needed = step is not None and (step.activations == "static" or step.smooth > 0)
-    needed = needed or (prune is not None and CRITERIA[prune.criterion].needs != "nothing")
-    if calibration is not None and not needed:
-        what = "dynamic activation ranges without smoothing need none" if step else "no step of this recipe needs any"
+    used = frozenset().union(*(step.uses() for step in recipe.steps))
+    if calibration is not None and "calibration" not in used:
+        quantises = any(isinstance(step, Quantize) for step in recipe.steps)
+        what = (
+            "dynamic activation ranges without smoothing need none" if quantises else "no step of this recipe needs any"
+        )
         warnings.append(f"calibration data was given, but {what}")
-    if train is not None and prune is None:
+    if train is not None and "train" not in used:
         warnings.append("train data was given, but no step of this recipe trains")
     return warnings
 
 
-def _pruned_note(step: Prune, result: PruneResult) -> str:
-    trained = ""
-    if result.losses:
-        trained = f", trained for {len(result.losses)} steps, loss {result.losses[0]:.3g} to {result.losses[-1]:.3g}"
-    return (
-        f"pruned {len(result.layers)} layers by {step.criterion}, {step.pattern}: {result.sparsity:.1%} of their "
-        f"weights are 0{trained}; errors of layers are against the pruned model, that of the output against the float "
-        "model"
-    )
-
-
-def _copy(model: ModelT, choices: Sequence[Choice], replacements: dict[nn.Module, nn.Module]) -> ModelT:
+def _copy(model: ModelT, replacements: dict[nn.Module, nn.Module], names: Mapping[nn.Module, Sequence[str]]) -> ModelT:
     """A deep copy of ``model`` in which the replacements stand for their float layers, which are not copied."""
     memo: dict[int, Any] = {id(old): new for old, new in replacements.items()}
     for module in model.modules():
@@ -174,31 +159,23 @@ def _copy(model: ModelT, choices: Sequence[Choice], replacements: dict[nn.Module
             f"the model can't be deep-copied ({type(error).__name__}: {error}); "
             "tersor.swap(model) changes it in place instead"
         ) from error
-    for choice in open_choices(choices):
-        new = replacements[choice.candidate.module]
-        for name in choice.candidate.names:
+    for old, new in replacements.items():
+        for name in names[old]:
             placed = compressed.get_submodule(name)
             if placed is not new:  # a __deepcopy__ of the model's own went past the memo
                 modules.replace(compressed, placed, new)
     return compressed
 
 
-def _with_errors(
-    report: Report,
-    model: nn.Module,
-    compressed: nn.Module,
-    choices: Sequence[Choice],
-    replacements: dict[nn.Module, nn.Module],
-    example_inputs: Any,
-    original: nn.Module,
-) -> Report:
-    errors, expected = observe.layer_errors(model, replacements, example_inputs)
-    if original is not model:
-        expected = observe.run(original, example_inputs, "example_inputs")
+def _with_errors(report: Report, conversion: Conversion, compressed: nn.Module, example_inputs: Any) -> Report:
+    run, replacements = conversion.run, conversion.replacements
+    errors, expected = observe.layer_errors(run.model, replacements, example_inputs)
+    if run.teacher is not run.model:
+        expected = observe.run(run.teacher, example_inputs, "example_inputs")
     total = observe.output_error(observe.run(compressed, example_inputs, "example_inputs"), expected)
     rows = [
-        _with_error(row, choice, errors.get(id(choice.candidate.module)))
-        for row, choice in zip(report.rows, choices, strict=True)
+        _with_error(row, replacements.get(old), errors.get(id(old)))
+        for row, old in zip(report.rows, conversion.rows, strict=True)
     ]
     totals = report.totals
     if total is not None:
@@ -206,12 +183,12 @@ def _with_errors(
     return dataclasses.replace(report, rows=tuple(rows), totals=totals)
 
 
-def _with_error(row: LayerRow, choice: Choice, error: float | None) -> LayerRow:
-    if error is None or row.action == "kept":
+def _with_error(row: LayerRow, new: nn.Module | None, error: float | None) -> LayerRow:
+    if error is None:
         return row
     suggestion = None
     if error > LARGE_ERROR:
         suggestion = f'Keep it float with exclude = ["{row.name}"].'
-        if choice.x_scale:
+        if getattr(new, "x_scale", 0.0):
             suggestion = f'Use activations = "dynamic", or more calibration data. {suggestion}'
     return dataclasses.replace(row, rel_error=error, suggestion=suggestion)

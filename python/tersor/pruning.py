@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,30 +13,22 @@ from tersor.errors import PruneError, RecipeError
 from tersor.progress import working
 from tersor.prune import CRITERIA, Pruner, PruneResult, fit
 from tersor.prune.calibration import Loss
-from tersor.steps import Prune
+from tersor.selection import choose, open_choices, require_any
+
+if TYPE_CHECKING:
+    from tersor.pipeline import Run
+    from tersor.steps import Prune
 
 
-def prune_model(
-    model: nn.Module,
-    teacher: nn.Module,
-    step: Prune,
-    names: Sequence[str],
-    calibration: Iterable[Any] | None,
-    train: Iterable[Any] | None,
-    progress: bool,
-) -> PruneResult:
-    """Prune the layers of these names, in place, and train the model where there is data.
-
-    Args:
-        model: a copy of the float model.
-        teacher: the float model; it is run, not changed.
-        calibration: batches for a criterion that looks at inputs; iterated again at every removal.
-        train: batches with a length to train on.
+def prune_model(run: Run, step: Prune) -> PruneResult:
+    """Prune the selected linear layers of ``run.model``, in place, and train it where there is data.
 
     Raises:
         RecipeError: a gradual schedule without train data, a criterion without its data.
         PruneError: see :class:`tersor.prune.Pruner` and :func:`tersor.prune.fit`; the model returns no loss.
+        SwapError: no linear layer is selected.
     """
+    model, train, calibration = run.model, run.train, run.batches
     needs = CRITERIA[step.criterion].needs
     if step.schedule != "one_shot" and train is None:
         raise RecipeError(
@@ -50,12 +42,12 @@ def prune_model(
         "sparsity": step.sparsity,
         "scope": step.scope,
         "overrides": step.overrides,
-        "include": names,
+        "include": _names(run),
     }
     if needs != "nothing":
         settings["calibration"] = calibration
     if train is None:
-        with working("pruning", shown=progress):
+        with working("pruning", shown=run.progress):
             loss = own_loss if needs == "gradients" else None
             return Pruner(model, **settings, loss=loss).finish()
     frozen = _unfreeze_if_all_are_frozen(model)
@@ -63,13 +55,13 @@ def prune_model(
         return fit(
             model,
             train,
-            own_loss if step.loss == "model" else match(teacher),
+            own_loss if step.loss == "model" else match(run.teacher),
             epochs=step.epochs,
             optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=step.learning_rate, weight_decay=0.0),
             recovery=step.recovery,
             schedule=step.schedule,
             criterion_loss=own_loss if needs == "gradients" else None,
-            progress=progress,
+            progress=run.progress,
             **settings,
         )
     finally:
@@ -77,6 +69,24 @@ def prune_model(
             parameter.requires_grad_(False)
         for parameter in model.parameters():
             parameter.grad = None
+
+
+def pruned_note(step: Prune, result: PruneResult) -> str:
+    """What pruning did, in a sentence for the report."""
+    trained = ""
+    if result.losses:
+        trained = f", trained for {len(result.losses)} steps, loss {result.losses[0]:.3g} to {result.losses[-1]:.3g}"
+    return (
+        f"pruned {len(result.layers)} layers by {step.criterion}, {step.pattern}: {result.sparsity:.1%} of their "
+        f"weights are 0{trained}; errors of layers are against the pruned model, that of the output against the float "
+        "model"
+    )
+
+
+def _names(run: Run) -> list[str]:
+    choices, _ = choose(run.model, run.include, run.exclude, run.untie)
+    require_any(choices)
+    return [choice.candidate.name for choice in open_choices(choices)]
 
 
 def own_loss(model: nn.Module, batch: Any) -> Tensor:

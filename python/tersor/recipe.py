@@ -6,11 +6,14 @@ import dataclasses
 import difflib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from tersor.errors import RecipeError
+
+if TYPE_CHECKING:
+    from tersor.pipeline import Run
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,11 +26,31 @@ class Step:
     """Base of all steps. A step is a frozen dataclass whose fields carry ``metadata={"choices": ...}``, the names as a
     tuple or a registry, or, for a number, ``metadata={"range": (smallest, largest)}``. None is left out of files.
 
+    Attributes:
+        name: what stands in a recipe file.
+        edits: the step changes the float model, in ``apply``. One that does not says how layers are replaced at the
+            end: a recipe's edits all come before it.
+        lasting: what the step does is worth having even if no layer is replaced afterwards.
+
     Raises:
         RecipeError: a field holds a value that is not among its choices or not in its range.
     """
 
     name: ClassVar[str] = ""
+    edits: ClassVar[bool] = True
+    lasting: ClassVar[bool] = True
+
+    def uses(self) -> frozenset[str]:
+        """Which of "calibration" and "train" the step looks at where it is given."""
+        return frozenset()
+
+    def reason_against(self, before: Sequence[Step]) -> str | None:
+        """Why the step cannot follow these, or None."""
+        return None
+
+    def apply(self, run: Run) -> None:
+        """Change ``run.model`` in place and say in ``run.notes`` what was done; only steps that edit have this."""
+        raise NotImplementedError(f"{type(self).__name__} does not edit models")
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
@@ -88,6 +111,24 @@ class Recipe:
         for step in self.steps:
             if not isinstance(step, Step):
                 raise RecipeError(f"{step!r} is not a step; steps: {_listed(_known_steps())}")
+
+    def check_order(self) -> None:
+        """Check that every step can follow those before it.
+
+        Raises:
+            RecipeError: one cannot; the message says which and why.
+        """
+        names = ", ".join(step.name for step in self.steps)
+        for index, step in enumerate(self.steps):
+            before = self.steps[:index]
+            last = next((other for other in before if not other.edits), None)
+            reason = step.reason_against(before)
+            if reason is None and last is not None:
+                reason = f"it changes the float model, and {last.name!r} replaces the layers: put it before"
+            if reason is not None:
+                raise RecipeError(
+                    f"step {index + 1} of the recipe ({names}), {step.name!r}, can't work there: {reason}"
+                )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:

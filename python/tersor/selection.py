@@ -112,17 +112,21 @@ def require_any(choices: Sequence[Choice]) -> None:
     Raises:
         SwapError: nothing is; the message lists every layer under the reason that kept it.
     """
-    if open_choices(choices):
-        return
+    if not open_choices(choices):
+        raise SwapError(why_none(choices))
+
+
+def why_none(choices: Sequence[Choice]) -> str:
+    """Why no layer was swapped: every layer under the reason that kept it."""
     if not choices:
-        raise SwapError("no layer was swapped: the model holds no linear layer (nn.Linear or transformers' Conv1D)")
+        return "no layer was swapped: the model holds no linear layer (nn.Linear or transformers' Conv1D)"
     reasons: dict[str, list[str]] = {}
     for choice in choices:
         reasons.setdefault(str(choice.reason), []).append(choice.candidate.name)
     lines = [f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     slower = any(choice.verdict is not None for choice in choices)
     hint = ["Layers that are not faster on this host can still be swapped with force=True."] if slower else []
-    raise SwapError("\n".join(["no layer was swapped. Why each one was kept:", *lines, *hint]))
+    return "\n".join(["no layer was swapped. Why each one was kept:", *lines, *hint])
 
 
 def matches(names: Iterable[str], patterns: Iterable[str]) -> str | None:

@@ -1,45 +1,20 @@
-"""The steps a recipe can hold. ``tersor.recipe.STEPS`` has them by name."""
+"""The step that sets weights to zero."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tersor.errors import PruneError, RecipeError
 from tersor.prune import CRITERIA, SCHEDULES, Blocks, parse_pattern
-from tersor.recipe import STEPS, Step, register_step
+from tersor.recipe import Step, register_step
 
-__all__ = ["STEPS", "Prune", "Quantize", "Step"]
+if TYPE_CHECKING:
+    from tersor.pipeline import Run
 
 _MOST_BLOCK = 64  # weights in a block that a sparse layer can describe
-
-
-@register_step
-@dataclasses.dataclass(frozen=True)
-class Quantize(Step):
-    """Run linear layers on 8-bit integers.
-
-    Args:
-        weights: ``"int8"``: symmetric, one scale per output channel, round to nearest.
-        activations: ``"dynamic"``: 8-bit, asymmetric, one range per row (token), measured on the fly;
-            ``"static"``: one range per layer, the minimum and maximum seen over calibration data.
-        smooth: in [0, 1], how much of what is hard to quantise moves from the input of a layer into its weight, by a
-            scale per input channel (tersor.quantize.smoothing), in the layers whose error that reduces. It needs to
-            see inputs: calibration data, else the example inputs, else there is no smoothing. 0 turns it off.
-
-    Sources: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-    Inference, CVPR 2018; Xiao et al., SmoothQuant, 2022 (arXiv 2211.10438) for ``smooth``.
-    """
-
-    name: ClassVar[str] = "quantize"
-
-    weights: Literal["int8"] = dataclasses.field(default="int8", metadata={"choices": ("int8",)})
-    activations: Literal["dynamic", "static"] = dataclasses.field(
-        default="dynamic", metadata={"choices": ("dynamic", "static")}
-    )
-    smooth: float = dataclasses.field(default=0.5, metadata={"range": (0.0, 1.0)})
 
 
 @register_step
@@ -71,6 +46,7 @@ class Prune(Step):
     """
 
     name: ClassVar[str] = "prune"
+    lasting: ClassVar[bool] = False
 
     criterion: str = dataclasses.field(default="magnitude", metadata={"choices": CRITERIA})
     pattern: str = "1x4"
@@ -106,3 +82,19 @@ class Prune(Step):
             if not number or not 0 <= value <= 1:
                 raise RecipeError(f"step 'prune': {name} = {value!r} is not a number from 0 to 1")
         object.__setattr__(self, "overrides", {key: float(value) for key, value in self.overrides.items()})
+
+    def uses(self) -> frozenset[str]:
+        """Train data, and calibration data where the criterion looks at inputs."""
+        return frozenset({"train"} if CRITERIA[self.criterion].needs == "nothing" else {"train", "calibration"})
+
+    def apply(self, run: Run) -> None:
+        """Set weights of the selected linear layers to zero, and train where there is data.
+
+        Raises:
+            RecipeError: data that the schedule or the criterion needs is missing.
+            PruneError: the data are not usable.
+            SwapError: no linear layer is selected.
+        """
+        from tersor.pruning import prune_model, pruned_note
+
+        run.notes.append(pruned_note(self, prune_model(run, self)))

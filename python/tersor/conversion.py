@@ -1,0 +1,67 @@
+"""Replacing the layers of a model by accelerated ones, after the steps of a recipe that edit it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from tersor.calibrate import fit, look_at_inputs, smoothing_note
+from tersor.pipeline import Run
+from tersor.report import LayerRow
+from tersor.selection import Choice, choose, convert, judge, open_choices
+from tersor.sparse_selection import judge_pruned
+from tersor.steps import Quantize
+from tersor.swap import layer_row, replacement
+
+
+@dataclass
+class Conversion:
+    """What the stages of a conversion share.
+
+    Attributes:
+        run: the recipe under way; its model is read, not changed.
+        quantize: the step that asks for small integers, or None.
+        pattern: how the zeros of pruned layers lie, or None: nothing was pruned.
+        replacements: float layer -> what stands for it in the result.
+        names: float layer -> its qualified names, of all that are replaced.
+        rows: float layer -> its row in the report, of all that were looked at.
+        choices: what was decided about linear layers.
+    """
+
+    run: Run
+    quantize: Quantize | None
+    pattern: str | None
+    replacements: dict[nn.Module, nn.Module] = field(default_factory=dict)
+    names: dict[nn.Module, tuple[str, ...]] = field(default_factory=dict)
+    rows: dict[nn.Module, LayerRow] = field(default_factory=dict)
+    choices: list[Choice] = field(default_factory=list)
+
+
+def convert_linear(conversion: Conversion) -> None:
+    """Replace linear layers: by int8 ones, or where they were pruned by the fastest of sparse and dense ones."""
+    run, quantize = conversion.run, conversion.quantize
+    choices, warnings = choose(run.model, run.include, run.exclude, run.untie)
+    conversion.choices += choices
+    run.warnings += warnings
+    step = quantize or Quantize(smooth=0)
+    source = look_at_inputs(run.model, choices, step, run.inputs, run.calibration if quantize else None, run.progress)
+    settings = {"force": run.force, "progress": run.progress}
+    if conversion.pattern is not None:
+        judge_pruned(choices, conversion.pattern, quantised=quantize is not None, **settings)
+    elif quantize is not None:
+        judge(choices, **settings)
+    for choice in open_choices(choices) if quantize is None and conversion.pattern is None else ():
+        choice.reason = "no step of the recipe replaces it"
+
+    def build(choice: Choice) -> None:
+        fit(choice, step)
+        old = choice.candidate.module
+        conversion.replacements[old], conversion.names[old] = replacement(choice), choice.candidate.names
+
+    convert(choices, build, run.progress)
+    for choice in choices:
+        old = choice.candidate.module
+        conversion.rows[old] = layer_row(choice, conversion.replacements.get(old))
+    if (note := smoothing_note(step, choices, source)) is not None:
+        run.notes.insert(0, note)

@@ -1,0 +1,7 @@
+"""The steps a recipe can hold, one file each. ``tersor.recipe.STEPS`` has them by name."""
+
+from tersor.recipe import STEPS, Step
+from tersor.steps.prune import Prune
+from tersor.steps.quantize import Quantize
+
+__all__ = ["STEPS", "Prune", "Quantize", "Step"]
