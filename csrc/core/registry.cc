@@ -80,10 +80,17 @@ const Kernel* Best(const Kernel* KernelSet::* member, size_t count) {
 }
 
 Selection Select(size_t count) {
-  return {
-      Best(&KernelSet::quantize, count), Best(&KernelSet::convert, count),      Best(&KernelSet::activation, count),
-      Best(&KernelSet::gemm_s8, count),  Best(&KernelSet::peak, count),         Best(&KernelSet::spmm_s8, count),
-      Best(&KernelSet::spmm_f32, count), Best(&KernelSet::spmm_s8_rows, count), RunnableKernelSets()[count - 1]->name};
+  Selection s{};
+  s.quantize = Best(&KernelSet::quantize, count);
+  s.convert = Best(&KernelSet::convert, count);
+  s.activation = Best(&KernelSet::activation, count);
+  s.gemm_s8 = Best(&KernelSet::gemm_s8, count);
+  s.peak = Best(&KernelSet::peak, count);
+  s.spmm_s8 = Best(&KernelSet::spmm_s8, count);
+  s.spmm_f32 = Best(&KernelSet::spmm_f32, count);
+  s.spmm_s8_rows = Best(&KernelSet::spmm_s8_rows, count);
+  s.isa = RunnableKernelSets()[count - 1]->name;
+  return s;
 }
 
 // One selection per possible cap, made once; the active one is a pointer into them.

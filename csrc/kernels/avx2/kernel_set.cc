@@ -12,9 +12,18 @@ const SpmmF32Kernel& SpmmF32();        // spmm_f32.cc
 }  // namespace avx2
 
 const KernelSet& KernelSet_avx2() {
-  static const KernelSet set = {"avx2",          &avx2::Quantize(), &avx2::Convert(), &avx2::Activation(),
-                                &avx2::GemmS8(), &avx2::Peak(),     &avx2::SpmmS8(),  &avx2::SpmmF32(),
-                                nullptr};
+  static const KernelSet set = [] {
+    KernelSet s{};
+    s.name = "avx2";
+    s.quantize = &avx2::Quantize();
+    s.convert = &avx2::Convert();
+    s.activation = &avx2::Activation();
+    s.gemm_s8 = &avx2::GemmS8();
+    s.peak = &avx2::Peak();
+    s.spmm_s8 = &avx2::SpmmS8();
+    s.spmm_f32 = &avx2::SpmmF32();
+    return s;
+  }();
   return set;
 }
 

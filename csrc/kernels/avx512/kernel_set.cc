@@ -12,15 +12,18 @@ const SpmmF32Kernel& SpmmF32();        // spmm_f32.cc
 }  // namespace avx512
 
 const KernelSet& KernelSet_avx512() {
-  static const KernelSet set = {"avx512",
-                                &avx512::Quantize(),
-                                &avx512::Convert(),
-                                &avx512::Activation(),
-                                &avx512::GemmS8(),
-                                &avx512::Peak(),
-                                &avx512::SpmmS8(),
-                                &avx512::SpmmF32(),
-                                nullptr};
+  static const KernelSet set = [] {
+    KernelSet s{};
+    s.name = "avx512";
+    s.quantize = &avx512::Quantize();
+    s.convert = &avx512::Convert();
+    s.activation = &avx512::Activation();
+    s.gemm_s8 = &avx512::GemmS8();
+    s.peak = &avx512::Peak();
+    s.spmm_s8 = &avx512::SpmmS8();
+    s.spmm_f32 = &avx512::SpmmF32();
+    return s;
+  }();
   return set;
 }
 

@@ -8,9 +8,14 @@ const SpmmS8Kernel& SpmmS8();  // spmm_s8.cc
 }  // namespace avx512vnni
 
 const KernelSet& KernelSet_avx512vnni() {
-  static const KernelSet set = {
-      "avx512vnni",          nullptr, nullptr, nullptr, &avx512vnni::GemmS8(), &avx512vnni::Peak(),
-      &avx512vnni::SpmmS8(), nullptr, nullptr};
+  static const KernelSet set = [] {
+    KernelSet s{};
+    s.name = "avx512vnni";
+    s.gemm_s8 = &avx512vnni::GemmS8();
+    s.peak = &avx512vnni::Peak();
+    s.spmm_s8 = &avx512vnni::SpmmS8();
+    return s;
+  }();
   return set;
 }
 

@@ -9,9 +9,14 @@ const SpmmS8Kernel& SpmmS8();  // spmm_s8.cc
 }  // namespace TERSOR_ISA_NAME
 
 const KernelSet& TERSOR_JOIN(KernelSet_, TERSOR_ISA_NAME)() {
-  static const KernelSet set = {
-      TERSOR_QUOTE(TERSOR_ISA_NAME), nullptr, nullptr, nullptr, &TERSOR_ISA_NAME::GemmS8(), &TERSOR_ISA_NAME::Peak(),
-      &TERSOR_ISA_NAME::SpmmS8(),    nullptr, nullptr};
+  static const KernelSet set = [] {
+    KernelSet s{};
+    s.name = TERSOR_QUOTE(TERSOR_ISA_NAME);
+    s.gemm_s8 = &TERSOR_ISA_NAME::GemmS8();
+    s.peak = &TERSOR_ISA_NAME::Peak();
+    s.spmm_s8 = &TERSOR_ISA_NAME::SpmmS8();
+    return s;
+  }();
   return set;
 }
 

@@ -12,15 +12,18 @@ const SpmmF32Kernel& SpmmF32();        // spmm_f32.cc
 }  // namespace neon_dotprod
 
 const KernelSet& KernelSet_neon_dotprod() {
-  static const KernelSet set = {"neon_dotprod",
-                                &neon_dotprod::Quantize(),
-                                &neon_dotprod::Convert(),
-                                &neon_dotprod::Activation(),
-                                &neon_dotprod::GemmS8(),
-                                &neon_dotprod::Peak(),
-                                &neon_dotprod::SpmmS8(),
-                                &neon_dotprod::SpmmF32(),
-                                nullptr};
+  static const KernelSet set = [] {
+    KernelSet s{};
+    s.name = "neon_dotprod";
+    s.quantize = &neon_dotprod::Quantize();
+    s.convert = &neon_dotprod::Convert();
+    s.activation = &neon_dotprod::Activation();
+    s.gemm_s8 = &neon_dotprod::GemmS8();
+    s.peak = &neon_dotprod::Peak();
+    s.spmm_s8 = &neon_dotprod::SpmmS8();
+    s.spmm_f32 = &neon_dotprod::SpmmF32();
+    return s;
+  }();
   return set;
 }
 

@@ -8,9 +8,14 @@ const SpmmS8Kernel& SpmmS8();  // spmm_s8.cc
 }  // namespace neon_i8mm
 
 const KernelSet& KernelSet_neon_i8mm() {
-  static const KernelSet set = {
-      "neon_i8mm",          nullptr, nullptr, nullptr, &neon_i8mm::GemmS8(), &neon_i8mm::Peak(),
-      &neon_i8mm::SpmmS8(), nullptr, nullptr};
+  static const KernelSet set = [] {
+    KernelSet s{};
+    s.name = "neon_i8mm";
+    s.gemm_s8 = &neon_i8mm::GemmS8();
+    s.peak = &neon_i8mm::Peak();
+    s.spmm_s8 = &neon_i8mm::SpmmS8();
+    return s;
+  }();
   return set;
 }
 

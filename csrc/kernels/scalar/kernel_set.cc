@@ -12,15 +12,18 @@ const SpmmF32Kernel& SpmmF32();        // spmm_f32.cc
 }  // namespace scalar
 
 const KernelSet& KernelSet_scalar() {
-  static const KernelSet set = {"scalar",
-                                &scalar::Quantize(),
-                                &scalar::Convert(),
-                                &scalar::Activation(),
-                                &scalar::GemmS8(),
-                                &scalar::Peak(),
-                                &scalar::SpmmS8(),
-                                &scalar::SpmmF32(),
-                                nullptr};
+  static const KernelSet set = [] {
+    KernelSet s{};
+    s.name = "scalar";
+    s.quantize = &scalar::Quantize();
+    s.convert = &scalar::Convert();
+    s.activation = &scalar::Activation();
+    s.gemm_s8 = &scalar::GemmS8();
+    s.peak = &scalar::Peak();
+    s.spmm_s8 = &scalar::SpmmS8();
+    s.spmm_f32 = &scalar::SpmmF32();
+    return s;
+  }();
   return set;
 }
 
