@@ -11,12 +11,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from tersor import checkpoint, errors, kernels, nn, ops, prune, recipe, report, steps
+    from tersor import checkpoint, errors, kernels, nn, ops, prune, recipe, report, steps, structure
     from tersor.benchmark import benchmark
     from tersor.checkpoint import inspect, load, save
     from tersor.compress import CompressionResult, compress
     from tersor.doctor import doctor
-    from tersor.errors import CheckpointError, NativeError, PruneError, RecipeError, SwapError, TersorError
+    from tersor.errors import (
+        CheckpointError,
+        NativeError,
+        PruneError,
+        RecipeError,
+        StructureError,
+        SwapError,
+        TersorError,
+    )
     from tersor.recipe import Recipe
     from tersor.report import Report
     from tersor.swap import SwapReport, restore, swap
@@ -32,6 +40,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Report",
+    "StructureError",
     "SwapError",
     "SwapReport",
     "TersorError",
@@ -51,12 +60,15 @@ __all__ = [
     "restore",
     "save",
     "steps",
+    "structure",
     "swap",
     "tune",
 ]
 
 # Where each public name lives: a module itself, or a name inside one.
-_MODULES: Final = frozenset({"checkpoint", "errors", "kernels", "nn", "ops", "prune", "recipe", "report", "steps"})
+_MODULES: Final = frozenset(
+    {"checkpoint", "errors", "kernels", "nn", "ops", "prune", "recipe", "report", "steps", "structure"}
+)
 _HOMES: Final[dict[str, str]] = {
     "CheckpointError": "errors",
     "CompressionResult": "compress",
@@ -65,6 +77,7 @@ _HOMES: Final[dict[str, str]] = {
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Report": "report",
+    "StructureError": "errors",
     "SwapError": "errors",
     "SwapReport": "swap",
     "TersorError": "errors",

@@ -38,3 +38,7 @@ class SwapError(TersorError):
 
 class PruneError(TersorError):
     """A model can't be pruned as asked."""
+
+
+class StructureError(TersorError):
+    """The structure of a model can't be changed as asked."""

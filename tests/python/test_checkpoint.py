@@ -66,7 +66,7 @@ def test_plain_safetensors_readers_open_it(path: Path) -> None:
         assert set(file.keys()) == state.keys() - {"head.weight"}
         for name in file.keys():  # noqa: SIM118
             assert torch.equal(file.get_tensor(name), state[name])
-        assert file.metadata()["tersor.format_version"] == "1"
+        assert file.metadata()["tersor.format_version"] == "2"
         assert json.loads(file.metadata()["tersor.manifest"])["aliases"] == {"head.weight": "embed.weight"}
 
 

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tersor.checkpoint.manifest import FORMAT_VERSION
 from tersor.checkpoint.opened import open_checked
 from tersor.report import wording
 
@@ -58,6 +57,7 @@ class FileInfo:
         layers: the replaced layers.
         tensors: all other tensors.
         aliases: further names of tied tensors, and the name that is stored.
+        edits: the kinds of the changes of the model's structure, in their order.
     """
 
     path: str
@@ -70,6 +70,7 @@ class FileInfo:
     layers: tuple[LayerInfo, ...]
     tensors: tuple[TensorInfo, ...]
     aliases: dict[str, str]
+    edits: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> dict[str, int]:
@@ -136,24 +137,27 @@ def inspect(path: str | os.PathLike[str]) -> FileInfo:
             path=os.fspath(path),
             file_bytes=opened.file_bytes,
             header_bytes=opened.data_start,
-            format_version=FORMAT_VERSION,
+            format_version=opened.format_version,
             tersor_version=opened.written_by,
             model_class=manifest.model_class,
             rebuild_class=manifest.rebuild.model_class if manifest.rebuild else None,
             layers=tuple(layers),
             tensors=tuple(infos[name] for name in manifest.tensors),
             aliases=dict(manifest.aliases),
+            edits=tuple(edit.kind for edit in manifest.edits),
         )
 
 
 def _headline(info: FileInfo) -> list[str]:
     kinds = ", ".join(f"{count} {kind}" for kind, count in info.kinds.items()) or "no replaced layers"
     rebuild = f"transformers.{info.rebuild_class}, needs no model=" if info.rebuild_class else "load needs model="
+    edits = ", ".join(f"{count} {kind}" for kind, count in Counter(info.edits).items())
     return [
         f"{wording.size(info.file_bytes)}: {kinds} in {wording.size(info.layer_bytes)}, "
         f"{len(info.tensors)} plain tensors in {wording.size(info.plain_bytes)}",
         f"format version {info.format_version}, written by tersor {info.tersor_version}",
         f"model {info.model_class}; {rebuild}",
+        *([f"its structure was changed by {edits}"] if edits else []),
     ]
 
 

@@ -11,7 +11,8 @@ from tersor.checkpoint.strict_json import Json, parse_object, show
 from tersor.errors import CheckpointError
 
 FORMAT = "tersor"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MAX_EDITS = 4096
 MAX_MANIFEST_DEPTH = 32
 
 FORMAT_KEY = "format"
@@ -31,6 +32,14 @@ class LayerEntry:
 
     def tensor_name(self, key: str) -> str:
         return f"{self.name}.{key}" if self.name else key
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of the float model's structure, made before layers are replaced."""
+
+    kind: str
+    config: dict[str, Json]
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Manifest:
     buffers: Mapping[str, str] = field(default_factory=dict)
     model_class: str = ""
     rebuild: Rebuild | None = None
+    edits: tuple[Edit, ...] = ()
 
     def layer_places(self) -> Iterator[tuple[LayerEntry, str]]:
         """Every place of every layer, aliases included."""
@@ -76,6 +86,7 @@ def to_metadata(manifest: Manifest, tersor_version: str) -> dict[str, str]:
         "buffers": dict(manifest.buffers),
         "model_class": manifest.model_class,
         "rebuild": None if manifest.rebuild is None else vars(manifest.rebuild),
+        "edits": [vars(edit) for edit in manifest.edits],
     }
     return {
         FORMAT_KEY: FORMAT,
@@ -90,10 +101,10 @@ def check_version(metadata: Mapping[str, str], tersor_version: str) -> None:
     if metadata.get(FORMAT_KEY) != FORMAT or VERSION_KEY not in metadata:
         raise CheckpointError("a plain safetensors file without a tersor manifest; tersor.save writes one")
     found = metadata[VERSION_KEY]
-    if found != str(FORMAT_VERSION):
+    if found not in map(str, range(1, FORMAT_VERSION + 1)):
         raise CheckpointError(
             f"the file has format version {show(found)}, written by tersor {show(metadata.get(WRITER_KEY, ''))}; "
-            f"this is tersor {tersor_version}, which reads format version {FORMAT_VERSION}"
+            f"this is tersor {tersor_version}, which reads format versions 1 to {FORMAT_VERSION}"
         )
     expected = {FORMAT_KEY, VERSION_KEY, WRITER_KEY, MANIFEST_KEY}
     if metadata.keys() != expected:
@@ -109,7 +120,8 @@ def from_metadata(metadata: Mapping[str, str]) -> Manifest:
     except UnicodeEncodeError as error:
         raise CheckpointError("the manifest is not valid UTF-8") from error
     fields = parse_object(text, "the manifest", max_depth=MAX_MANIFEST_DEPTH)
-    _check_keys(fields, {"layers", "tensors", "aliases", "buffers", "model_class", "rebuild"}, "the manifest")
+    expected = {"layers", "tensors", "aliases", "buffers", "model_class", "rebuild"}
+    _check_keys(fields, expected if metadata[VERSION_KEY] == "1" else expected | {"edits"}, "the manifest")
     manifest = Manifest(
         layers=tuple(_layer(item) for item in _list(fields["layers"], "layers")),
         tensors=_names(fields["tensors"], "tensors"),
@@ -117,6 +129,7 @@ def from_metadata(metadata: Mapping[str, str]) -> Manifest:
         buffers=_buffers(fields["buffers"]),
         model_class=_text(fields["model_class"], "model_class"),
         rebuild=_rebuild(fields["rebuild"]),
+        edits=_edits(fields.get("edits", [])),
     )
     _check_places(manifest)
     return manifest
@@ -174,6 +187,21 @@ def _layer(item: Json) -> LayerEntry:
     if not isinstance(kind, str) or not kind.isidentifier() or not isinstance(config, dict):
         raise CheckpointError(f"the layer {show(name)} has an invalid kind or configuration")
     return LayerEntry(name, kind, config, _names(item["aliases"], f"aliases of {show(name)}"))
+
+
+def _edits(item: Json) -> tuple[Edit, ...]:
+    found = []
+    for edit in _list(item, "edits"):
+        if not isinstance(edit, dict):
+            raise CheckpointError(f"the manifest has an invalid edit {show(edit)}")
+        _check_keys(edit, {"kind", "config"}, "an edit of the manifest")
+        kind, config = edit["kind"], edit["config"]
+        if not isinstance(kind, str) or not kind.isidentifier() or not isinstance(config, dict):
+            raise CheckpointError(f"the manifest has an edit of an invalid kind or configuration: {show(kind)}")
+        found.append(Edit(kind, config))
+    if len(found) > MAX_EDITS:
+        raise CheckpointError(f"the manifest has {len(found)} edits; the limit is {MAX_EDITS}")
+    return tuple(found)
 
 
 def _rebuild(item: Json) -> Rebuild | None:

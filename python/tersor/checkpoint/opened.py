@@ -11,7 +11,7 @@ from io import FileIO
 
 from tersor import __version__
 from tersor.checkpoint.container import TensorEntry, check_entries, read_header
-from tersor.checkpoint.manifest import WRITER_KEY, Manifest, check_version, from_metadata, match_entries
+from tersor.checkpoint.manifest import VERSION_KEY, WRITER_KEY, Manifest, check_version, from_metadata, match_entries
 from tersor.errors import CheckpointError
 
 
@@ -22,6 +22,7 @@ class OpenedFile:
     file: FileIO
     file_bytes: int
     data_start: int
+    format_version: int
     written_by: str
     manifest: Manifest
     entries: Mapping[str, TensorEntry]
@@ -44,7 +45,8 @@ def open_checked(path: str | os.PathLike[str]) -> Iterator[OpenedFile]:
             entries = check_entries(header)
             manifest = from_metadata(header.metadata)
             owned = match_entries(manifest, entries)
-            yield OpenedFile(file, size, header.data_start, header.metadata[WRITER_KEY], manifest, entries, owned)
+            version, writer = int(header.metadata[VERSION_KEY]), header.metadata[WRITER_KEY]
+            yield OpenedFile(file, size, header.data_start, version, writer, manifest, entries, owned)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error.__cause__
     except OSError as error:

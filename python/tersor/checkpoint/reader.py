@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tersor import structure
 from tersor.checkpoint.container import TensorEntry
 from tersor.checkpoint.fit import Fit, check_device, fit
 from tersor.checkpoint.manifest import LayerEntry
@@ -16,7 +17,7 @@ from tersor.checkpoint.opened import OpenedFile, open_checked
 from tersor.checkpoint.rebuild import rebuild
 from tersor.checkpoint.strict_json import clip, show
 from tersor.checkpoint.tensors import DTYPE_NAMES, TORCH_DTYPES, check_values, read_tensor
-from tersor.errors import CheckpointError
+from tersor.errors import CheckpointError, StructureError
 from tersor.modules import sync_fast_paths, take_over
 from tersor.nn.packed_layer import PackedLayer
 from tersor.nn.registry import REGISTRY
@@ -60,21 +61,41 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         if model is None and alone:
             return _read_layer(opened, opened.manifest.layers[0], staging).eval()
         if model is None:
-            described, entries = opened.manifest.rebuild, opened.entries
-            model = rebuild(described, lambda sketch: fit(sketch, opened.manifest, entries), opened.file_bytes)
-        found = fit(model, opened.manifest, opened.entries)
-        check_device(found)
-        contents = _Contents()
-        for name in opened.manifest.tensors:
-            contents.tensors[name] = read_tensor(opened.file, opened.data_start, opened.entries[name])
-        for layer in opened.manifest.layers:
-            contents.layers[layer.name] = _read_layer(opened, layer, staging)
-        changes = _changes(opened, found, contents)
+            model = rebuild(opened.manifest.rebuild, lambda sketch: _edit_and_fit(sketch, opened), opened.file_bytes)
+        saved = structure.Snapshot(model)
+        try:
+            contents = _fill(model, opened, staging)
+        except BaseException:
+            saved.restore()
+            raise
         if alone:
             return contents.layers[""].eval()
-        _commit(changes)
     sync_fast_paths(model)
     return model.eval()
+
+
+def _fill(model: nn.Module, opened: OpenedFile, staging: Tensor) -> _Contents:
+    found = _edit_and_fit(model, opened)
+    check_device(found)
+    contents = _Contents()
+    for name in opened.manifest.tensors:
+        contents.tensors[name] = read_tensor(opened.file, opened.data_start, opened.entries[name])
+    for layer in opened.manifest.layers:
+        contents.layers[layer.name] = _read_layer(opened, layer, staging)
+    changes = _changes(opened, found, contents)
+    if "" not in contents.layers:
+        _commit(changes)
+    return contents
+
+
+def _edit_and_fit(model: nn.Module, opened: OpenedFile) -> Fit:
+    """Gives a float model the structure of the file, without memory for it, and finds the places of the contents."""
+    try:
+        with torch.device("meta"):
+            structure.replay(model, [vars(edit) for edit in opened.manifest.edits])
+    except StructureError as error:
+        raise CheckpointError(str(error)) from error.__cause__
+    return fit(model, opened.manifest, opened.entries)
 
 
 def _check_layer(opened: OpenedFile, layer: LayerEntry) -> None:

@@ -75,7 +75,7 @@ def rebuild(described: Rebuild | None, check: Callable[[nn.Module], object], fil
 
     Args:
         described: what the manifest says, or None.
-        check: raises CheckpointError when a model does not fit the file.
+        check: makes the file's edits and raises CheckpointError when the model does not fit the file.
         file_bytes: size of the file; nothing much larger is built for it.
 
     Raises:
@@ -90,8 +90,8 @@ def rebuild(described: Rebuild | None, check: Callable[[nn.Module], object], fil
     most_tensors = file_bytes // 8 + 64  # a name and a shape take more than that
     with torch.device("meta"):
         sketch = _build(cls, described, most_tensors)
+    buffer_bytes = sum(buffer.nbytes for buffer in sketch.buffers())  # before an edit takes some away
     check(sketch)
-    buffer_bytes = sum(buffer.nbytes for buffer in sketch.buffers())
     if buffer_bytes > file_bytes + MAX_BUFFER_BYTES:
         raise CheckpointError(f"the model of the file's configuration has {buffer_bytes} bytes of buffers; refused")
     with torch.device("cpu"):

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from tersor import __version__
+from tersor import __version__, structure
 from tersor.checkpoint.atomic import atomic_file, write_at
 from tersor.checkpoint.container import TensorEntry, header_bytes, is_name, layout
-from tersor.checkpoint.manifest import LayerEntry, Manifest, to_metadata
-from tersor.checkpoint.rebuild import describe
+from tersor.checkpoint.manifest import Edit, LayerEntry, Manifest, to_metadata
 from tersor.checkpoint.strict_json import show
 from tersor.checkpoint.tensors import DTYPE_NAMES, specification, write_tensor
 from tersor.errors import CheckpointError, NativeError, TersorError
@@ -49,6 +48,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"tersor.save takes a torch.nn.Module, got {type(model).__name__}")
+    if inside := structure.foreign_records(model):
+        raise CheckpointError(
+            f"the structure of {show(inside[0])} was edited on its own; edit the whole model that is saved"
+        )
     contents = _collect(model)
     layers = {
         name: LayerEntry(name, layer.kind, layer.config(), tuple(contents.layer_aliases[name]))
@@ -60,7 +63,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         aliases=contents.aliases,
         buffers=contents.buffers,
         model_class=f"{type(model).__module__}.{type(model).__qualname__}",
-        rebuild=describe(model),
+        rebuild=structure.origin(model),
+        edits=tuple(Edit(**record) for record in structure.records(model)),
     )
     for name, entry in layers.items():
         for key, (dtype, shape) in type(contents.layers[name]).expected_tensors(entry.config).items():

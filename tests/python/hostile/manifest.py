@@ -8,10 +8,10 @@ MANIFEST = case = Cases()
 
 # --- Versions and fields.
 
-for _name, _version in [("next", "2"), ("zero", "0"), ("text", "one"), ("padded", "01"), ("huge", "9" * 9999)]:
+for _name, _version in [("next", "3"), ("zero", "0"), ("text", "one"), ("padded", "01"), ("huge", "9" * 9999)]:
     case.change(
         f"version_{_name}",
-        r"format version '.*', written by tersor '.*'; this is tersor .*, which reads format version 1",
+        r"format version '.*', written by tersor '.*'; this is tersor .*, which reads format versions 1 to 2",
         lambda parts, v=_version: parts.metadata.__setitem__("tersor.format_version", v),
     )
 
@@ -38,7 +38,7 @@ for _name, _text, _message in [
 ]:
     case.change(f"manifest_{_name}", _message, lambda parts, text=_text: parts.pack_manifest(text))
 
-for _key in ("layers", "tensors", "aliases", "buffers", "model_class", "rebuild"):
+for _key in ("layers", "tensors", "aliases", "buffers", "model_class", "rebuild", "edits"):
     case.change(f"manifest_without_{_key}", "the manifest has the keys", lambda parts, k=_key: parts.manifest.pop(k))
     case.change(f"manifest_{_key}_number", "manifest", lambda parts, k=_key: parts.manifest.__setitem__(k, 7))
 
