@@ -193,7 +193,7 @@ def test_a_file_that_does_not_fit_leaves_the_model_alone(tmp_path: Path) -> None
     fresh = net(1)
     fresh.head = nn.Linear(5, 8, bias=False)
     before = {**dict(fresh.named_modules()), **dict(fresh.named_parameters())}
-    with pytest.raises(tersor.CheckpointError, match="'head.weight' is"):
+    with pytest.raises(tersor.CheckpointError, match=r"'head\.weight' is"):
         tersor.load(tmp_path / "net.tersor", fresh)
     assert {**dict(fresh.named_modules()), **dict(fresh.named_parameters())} == before
     assert structure.records(fresh) == []

@@ -28,7 +28,7 @@ _ORIGIN = "_tersor_origin"
 
 
 def register_edit(kind: str) -> Callable[[Build], Build]:
-    """Decorator: makes ``build(model, config)`` known as ``kind``. Its module goes into ``_HOMES``, so that files find it.
+    """Decorator: makes ``build(model, config)`` known as ``kind``. Its module is listed in ``_HOMES``, to be found.
 
     ``build`` changes the structure of ``model`` in place. It checks every value of ``config``, which may come from a
     hostile file, raises StructureError for what it does not accept, and then allocates no more than the model had:
