@@ -50,7 +50,7 @@ void SpmmS8(const LinearS8Args& args, const Executor& executor) {
   const int64_t rows = weight.kernel->rows, macs = args.m * (weight.steps * rows * 4 + weight.n);
   if (executor.threads > 1 && macs >= kSerialMacs) {
     job.tasks = executor.threads;
-    job.by_rows = args.m >= int64_t{weight.kernel->strip} * job.tasks;
+    job.by_rows = 2 * args.m >= int64_t{weight.kernel->strip} * job.tasks;
     if (!job.by_rows) job.tasks = static_cast<int32_t>(std::min<int64_t>(job.tasks, weight.layout.bands));
   }
   if (job.tasks == 1)
