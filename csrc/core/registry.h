@@ -19,7 +19,9 @@ struct Selection {
   const SpmmS8Kernel* spmm_s8;
   const SpmmF32Kernel* spmm_f32;
   const SpmmS8RowsKernel* spmm_s8_rows;  // or null
-  const char* isa;                       // the best set under the cap
+  const ConvS8Kernel* conv_s8;
+  const DepthwiseS8Kernel* depthwise_s8;
+  const char* isa;  // the best set under the cap
 };
 const Selection& Selected();
 

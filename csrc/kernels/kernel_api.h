@@ -191,6 +191,60 @@ struct SpmmF32Kernel {
   void (*finish)(const SpmmF32FinishArgs& args);
 };
 
+// What follows the exact sums of a convolution, a pooling or an addition (docs/conv.md, "Finish").
+struct FinishS8Args {
+  int32_t m, n;        // pixels, channels
+  const int32_t* acc;  // [m][n], row stride ld_acc
+  int64_t ld_acc;
+  const int32_t* offset;    // [n]
+  const float* scale;       // [n]
+  const float* bias;        // [n]
+  const uint8_t* residual;  // [m][n], row stride ldr, or null
+  int64_t ldr;
+  float residual_scale;
+  int32_t residual_zero;
+  float low, high;  // the activation: y clamped, NaN stays
+  bool hard_swish;  // instead: y * clamp(y + 3, 0, 6) * fl(1 / 6)
+
+  // Exactly one of the two outputs is set.
+  float* y_f32;  // [m][n], row stride ldy
+  uint8_t* y;    // the same: clamp(round_half_even(value * inv_scale), -zero, 255 - zero) + zero; 0 for NaN
+  int64_t ldy;
+  float inv_scale;
+  int32_t zero;
+  // value = act(float(acc - offset) * scale + bias (+ float(residual - residual_zero) * residual_scale)), each step
+  // rounded once.
+};
+
+struct ConvS8Kernel {
+  const char* id;  // conv_s8_<isa>
+  void (*finish)(const FinishS8Args& args);
+  void (*max)(int64_t n, const uint8_t* x, uint8_t* y);    // y = max(x, y)
+  void (*sum)(int64_t n, const uint8_t* x, int32_t* acc);  // acc += x
+};
+
+// A row of pixels through a depthwise filter: acc[p][c] = sum over taps of x * w, exactly.
+struct DepthwiseS8Args {
+  int32_t pixels, channels;
+  int32_t kernel_h, kernel_w;
+  const uint8_t* const* rows;  // [kernel_h]: what the first tap of the first pixel meets; readable kDepthwiseSlack
+                               // bytes beyond what the last tap of the last pixel meets
+  int64_t pixel, tap;          // bytes from one output pixel's inputs to the next one's, from one tap to the next
+  const void* weights;
+  int32_t* acc;  // [pixels][round_up(channels, kDepthwiseBlock)], row stride ld_acc
+  int64_t ld_acc;
+};
+constexpr int64_t kDepthwiseBlock = 64, kDepthwiseSlack = 64;
+
+struct DepthwiseS8Kernel {
+  const char* id;  // depthwise_s8_<isa>
+  size_t (*bytes)(int32_t channels, int32_t kernel_h, int32_t kernel_w);
+  // w [channels][kernel_h][kernel_w] into the kernel's layout, and back.
+  void (*pack)(int32_t channels, int32_t kernel_h, int32_t kernel_w, const int8_t* w, void* weights);
+  void (*unpack)(int32_t channels, int32_t kernel_h, int32_t kernel_w, const void* weights, int8_t* w);
+  void (*row)(const DepthwiseS8Args& args);
+};
+
 // The ceiling that int8 kernels are measured against: the ISA's best exact multiply-add on registers alone.
 struct PeakKernel {
   const char* id;
@@ -209,6 +263,8 @@ struct KernelSet {
   const SpmmS8Kernel* spmm_s8;
   const SpmmF32Kernel* spmm_f32;
   const SpmmS8RowsKernel* spmm_s8_rows;
+  const ConvS8Kernel* conv_s8;
+  const DepthwiseS8Kernel* depthwise_s8;
 };
 
 }  // namespace tersor

@@ -95,7 +95,7 @@ TEST(ScalarComesFirstAndHasEveryKernel) {
   CHECK(std::strcmp(scalar.name, "scalar") == 0);
   CHECK(scalar.quantize != nullptr && scalar.convert != nullptr && scalar.activation != nullptr);
   CHECK(scalar.gemm_s8 != nullptr && scalar.peak != nullptr && scalar.spmm_s8 != nullptr);
-  CHECK(scalar.spmm_f32 != nullptr);
+  CHECK(scalar.spmm_f32 != nullptr && scalar.conv_s8 != nullptr && scalar.depthwise_s8 != nullptr);
 }
 
 TEST(NamesAreUniqueAndEndInTheirIsa) {
@@ -124,6 +124,8 @@ TEST(NamesAreUniqueAndEndInTheirIsa) {
       CHECK_OR(own.back() == "spmm_f32_" + tile + "_" + set->name, "%s has a %s tile", spmm.id, tile.c_str());
     }
     if (set->spmm_s8_rows != nullptr) own.emplace_back(set->spmm_s8_rows->id);
+    if (set->conv_s8 != nullptr) own.emplace_back(set->conv_s8->id);
+    if (set->depthwise_s8 != nullptr) own.emplace_back(set->depthwise_s8->id);
     for (const std::string& id : own) {
       CHECK_OR(EndsWith(id, std::string("_") + set->name), "%s in set %s", id.c_str(), set->name);
       CHECK_OR(ids.insert(id).second, "%s twice", id.c_str());

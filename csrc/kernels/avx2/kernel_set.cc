@@ -2,13 +2,15 @@
 
 namespace tersor {
 namespace avx2 {
-const QuantizeKernel& Quantize();      // quantize.cc
-const ConvertKernel& Convert();        // convert.cc
-const ActivationKernel& Activation();  // activation.cc
-const GemmS8Kernel& GemmS8();          // gemm_s8.cc
-const PeakKernel& Peak();              // peak.cc
-const SpmmS8Kernel& SpmmS8();          // spmm_s8.cc
-const SpmmF32Kernel& SpmmF32();        // spmm_f32.cc
+const QuantizeKernel& Quantize();        // quantize.cc
+const ConvertKernel& Convert();          // convert.cc
+const ActivationKernel& Activation();    // activation.cc
+const GemmS8Kernel& GemmS8();            // gemm_s8.cc
+const PeakKernel& Peak();                // peak.cc
+const SpmmS8Kernel& SpmmS8();            // spmm_s8.cc
+const SpmmF32Kernel& SpmmF32();          // spmm_f32.cc
+const ConvS8Kernel& ConvS8();            // conv_s8.cc
+const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
 }  // namespace avx2
 
 const KernelSet& KernelSet_avx2() {
@@ -22,6 +24,8 @@ const KernelSet& KernelSet_avx2() {
     s.peak = &avx2::Peak();
     s.spmm_s8 = &avx2::SpmmS8();
     s.spmm_f32 = &avx2::SpmmF32();
+    s.conv_s8 = &avx2::ConvS8();
+    s.depthwise_s8 = &avx2::DepthwiseS8();
     return s;
   }();
   return set;

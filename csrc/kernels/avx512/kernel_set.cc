@@ -2,13 +2,15 @@
 
 namespace tersor {
 namespace avx512 {
-const QuantizeKernel& Quantize();      // quantize.cc
-const ConvertKernel& Convert();        // convert.cc
-const ActivationKernel& Activation();  // activation.cc
-const GemmS8Kernel& GemmS8();          // gemm_s8.cc
-const PeakKernel& Peak();              // peak.cc
-const SpmmS8Kernel& SpmmS8();          // spmm_s8.cc
-const SpmmF32Kernel& SpmmF32();        // spmm_f32.cc
+const QuantizeKernel& Quantize();        // quantize.cc
+const ConvertKernel& Convert();          // convert.cc
+const ActivationKernel& Activation();    // activation.cc
+const GemmS8Kernel& GemmS8();            // gemm_s8.cc
+const PeakKernel& Peak();                // peak.cc
+const SpmmS8Kernel& SpmmS8();            // spmm_s8.cc
+const SpmmF32Kernel& SpmmF32();          // spmm_f32.cc
+const ConvS8Kernel& ConvS8();            // conv_s8.cc
+const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
 }  // namespace avx512
 
 const KernelSet& KernelSet_avx512() {
@@ -22,6 +24,8 @@ const KernelSet& KernelSet_avx512() {
     s.peak = &avx512::Peak();
     s.spmm_s8 = &avx512::SpmmS8();
     s.spmm_f32 = &avx512::SpmmF32();
+    s.conv_s8 = &avx512::ConvS8();
+    s.depthwise_s8 = &avx512::DepthwiseS8();
     return s;
   }();
   return set;

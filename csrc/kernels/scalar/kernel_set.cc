@@ -2,13 +2,15 @@
 
 namespace tersor {
 namespace scalar {
-const QuantizeKernel& Quantize();      // quantize.cc
-const ConvertKernel& Convert();        // convert.cc
-const ActivationKernel& Activation();  // activation.cc
-const GemmS8Kernel& GemmS8();          // gemm_s8.cc
-const PeakKernel& Peak();              // peak.cc
-const SpmmS8Kernel& SpmmS8();          // spmm_s8.cc
-const SpmmF32Kernel& SpmmF32();        // spmm_f32.cc
+const QuantizeKernel& Quantize();        // quantize.cc
+const ConvertKernel& Convert();          // convert.cc
+const ActivationKernel& Activation();    // activation.cc
+const GemmS8Kernel& GemmS8();            // gemm_s8.cc
+const PeakKernel& Peak();                // peak.cc
+const SpmmS8Kernel& SpmmS8();            // spmm_s8.cc
+const SpmmF32Kernel& SpmmF32();          // spmm_f32.cc
+const ConvS8Kernel& ConvS8();            // conv_s8.cc
+const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
 }  // namespace scalar
 
 const KernelSet& KernelSet_scalar() {
@@ -22,6 +24,8 @@ const KernelSet& KernelSet_scalar() {
     s.peak = &scalar::Peak();
     s.spmm_s8 = &scalar::SpmmS8();
     s.spmm_f32 = &scalar::SpmmF32();
+    s.conv_s8 = &scalar::ConvS8();
+    s.depthwise_s8 = &scalar::DepthwiseS8();
     return s;
   }();
   return set;
