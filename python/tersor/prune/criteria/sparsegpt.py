@@ -12,6 +12,7 @@ from tersor.prune.criteria.registry import Criterion, Needs, Statistics, registe
 from tersor.prune.layers import PrunableLayer
 from tersor.prune.masks import drop_all, drop_lowest, quota
 from tersor.prune.patterns import NofM, Pattern
+from tersor.second_order import inverse_factor
 
 
 class InputGram(Statistics):
@@ -93,25 +94,10 @@ class SparseGPT(Criterion):
         return stays, weight
 
     def _factor(self, gram: Tensor, name: str) -> Tensor:
-        """The upper Cholesky factor of the inverse, float32. Inputs that are always zero count as independent."""
-        wide = gram.to(torch.float64)
-        diagonal = wide.diagonal()
-        mean = float(diagonal.mean())
-        if not 0 <= mean < float("inf"):
-            raise PruneError(f"{name}: its inputs hold NaN or infinity")
-        diagonal[diagonal == 0] = mean or 1.0
-        damping, added = self.damping, 0.0
-        while damping < 1e6:
-            diagonal += (damping - added) * (mean or 1.0)
-            lower, failed = torch.linalg.cholesky_ex(wide)
-            if not bool(failed):
-                inverse = torch.cholesky_inverse(lower)
-                del lower
-                upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-                if not bool(failed):
-                    return torch.as_tensor(upper, dtype=torch.float32)
-            damping, added = 10 * damping, damping
-        raise PruneError(f"{name}: the second moments of its inputs can't be factorised")
+        try:
+            return inverse_factor(gram, self.damping)
+        except ValueError as error:
+            raise PruneError(f"{name}: {error}") from error
 
 
 def eliminate(weight: Tensor, factor: Tensor, pattern: Pattern, count: int, held: Tensor, block: int) -> Tensor:

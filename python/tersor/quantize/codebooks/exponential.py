@@ -47,6 +47,6 @@ class Exponential(CodeBook):
         return min(tables, key=lambda table: self._error(table, rows, group_size, counts))
 
     def _error(self, table: Tensor, rows: Tensor, group_size: int, counts: Tensor) -> float:
-        scale = fit_scale(rows, table, group_size, self.ratios, counts)
+        scale = fit_scale(rows, table, group_size, self.ratios[::3], counts)
         fitted = decode(encode(rows, table, scale, len(table).bit_length() - 1, group_size))
         return float((fitted - rows).square_().mul_(counts).sum(dtype=torch.float64))
