@@ -14,6 +14,7 @@ namespace tersor::bindings {
 void BindSpmmF32(py::module_& m);      // spmm_f32.cc
 void BindSpmmS8(py::module_& m);       // spmm_s8.cc
 void BindEagerLinear(py::module_& m);  // eager_linear.cc
+void BindEncoderBlock(py::module_& m);  // encoder_block.cc
 }  // namespace tersor::bindings
 
 namespace py = pybind11;
@@ -228,4 +229,5 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   tersor::bindings::BindSpmmS8(m);
   BindSpmmF32(m);
   tersor::bindings::BindEagerLinear(m);
+  BindEncoderBlock(m);
 }

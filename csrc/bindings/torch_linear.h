@@ -116,18 +116,22 @@ void RunLinear(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 // Where dispatch lands when a tensor is on another device or is not dense.
+[[noreturn]] inline void RefuseElsewhere(const char* op, const Tensor* tensors, const char* const* names, int count) {
+  for (int i = 0; i < count; ++i) {
+    const int32_t device = tensors[i].device_type();
+    const bool dense = tensors[i].layout() == aoti_torch_layout_strided();
+    if (device != codes.cpu || !dense)
+      Fail(op, std::string(names[i]) + ": expected a dense tensor on cpu, got a " + (dense ? "dense" : "sparse") +
+                   " tensor on " + DeviceName(device));
+  }
+  Fail(op, "expected plain dense tensors on cpu, got a tensor subclass without a kernel for this op");
+}
+
 template <typename Op>
 void RefuseLinear(StableIValue* stack, uint64_t, uint64_t) {
   const char* const names[] = {"x", "packed", "bias", "residual"};
   const Tensor tensors[] = {Tensor(stack[0]), Tensor(stack[1]), Tensor(stack[2]), Tensor(stack[3])};
-  for (int i = 0; i < 4; ++i) {
-    const int32_t device = tensors[i].device_type();
-    const bool dense = tensors[i].layout() == aoti_torch_layout_strided();
-    if (device != codes.cpu || !dense)
-      Fail(Op::kName, std::string(names[i]) + ": expected a dense tensor on cpu, got a " +
-                          (dense ? "dense" : "sparse") + " tensor on " + DeviceName(device));
-  }
-  Fail(Op::kName, "expected plain dense tensors on cpu, got a tensor subclass without a kernel for this op");
+  RefuseElsewhere(Op::kName, tensors, names, 4);
 }
 
 // The ops of one file. They are registered when _torch_ops.so is loaded, where an exception would end the process: on
@@ -146,11 +150,17 @@ class Library {
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
 
+  using Boxed = void (*)(StableIValue* stack, uint64_t, uint64_t);
+
   template <typename Op>
   void Add(const char* schema) noexcept {
+    AddBoxed(Op::kName, schema, RunLinear<Op>, RefuseLinear<Op>);
+  }
+
+  void AddBoxed(const char* name, const char* schema, Boxed run, Boxed refuse) noexcept {
     if (elsewhere_ == nullptr || aoti_torch_library_def(definition_, schema) != 0) return;
-    torch_library_impl(cpu_, Op::kName, RunLinear<Op>, kTorchShimVersion);
-    torch_library_impl(elsewhere_, Op::kName, RefuseLinear<Op>, kTorchShimVersion);
+    torch_library_impl(cpu_, name, run, kTorchShimVersion);
+    torch_library_impl(elsewhere_, name, refuse, kTorchShimVersion);
   }
 
  private:

@@ -91,6 +91,8 @@ Selection Select(size_t count) {
   s.spmm_s8_rows = Best(&KernelSet::spmm_s8_rows, count);
   s.conv_s8 = Best(&KernelSet::conv_s8, count);
   s.depthwise_s8 = Best(&KernelSet::depthwise_s8, count);
+  s.attention = Best(&KernelSet::attention, count);
+  s.norm = Best(&KernelSet::norm, count);
   s.isa = RunnableKernelSets()[count - 1]->name;
   return s;
 }

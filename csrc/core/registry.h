@@ -21,6 +21,8 @@ struct Selection {
   const SpmmS8RowsKernel* spmm_s8_rows;  // or null
   const ConvS8Kernel* conv_s8;
   const DepthwiseS8Kernel* depthwise_s8;
+  const AttentionKernel* attention;
+  const NormKernel* norm;
   const char* isa;  // the best set under the cap
 };
 const Selection& Selected();

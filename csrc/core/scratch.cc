@@ -11,9 +11,9 @@ struct Block {
   ~Block() { std::free(data); }
 };
 
-thread_local Block block;
+thread_local Block blocks[3];
 
-void Release() {
+void Release(Block& block) {
   std::free(block.data);
   block.data = nullptr;
   block.bytes = 0;
@@ -21,9 +21,10 @@ void Release() {
 
 }  // namespace
 
-Scratch::Scratch(size_t bytes) {
+Scratch::Scratch(size_t bytes, Arena arena) : arena_(static_cast<int>(arena)) {
+  Block& block = blocks[arena_];
   if (bytes > block.bytes) {
-    Release();
+    Release(block);
     block.data = static_cast<char*>(std::aligned_alloc(kCacheLine, Padded<char>(bytes)));
     block.bytes = block.data == nullptr ? 0 : Padded<char>(bytes);
   }
@@ -31,7 +32,8 @@ Scratch::Scratch(size_t bytes) {
 }
 
 Scratch::~Scratch() {
-  if (block.bytes > kScratchKeepBytes) Release();
+  Block& block = blocks[arena_];
+  if (block.bytes > kScratchKeepBytes) Release(block);
 }
 
 }  // namespace tersor

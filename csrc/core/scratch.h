@@ -7,13 +7,16 @@ namespace tersor {
 
 constexpr size_t kCacheLine = 64;
 
-// A bump allocator over this thread's block, 64-byte aligned. Reserve first, then take the pieces; a later
+// A bump allocator over this thread's block of an arena, 64-byte aligned. Reserve first, then take the pieces; a later
 // Reserve by the same thread invalidates them. A block over kScratchKeepBytes is freed when the call ends.
 constexpr size_t kScratchKeepBytes = size_t{4} << 20;
 
+// Blocks of different users, which may be held at the same time: an op that calls other ops takes one of its own.
+enum class Arena : int { kOp = 0, kBlockTask = 1, kBlockCall = 2 };
+
 class Scratch {
  public:
-  explicit Scratch(size_t bytes);
+  explicit Scratch(size_t bytes, Arena arena = Arena::kOp);
   ~Scratch();
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
@@ -33,6 +36,7 @@ class Scratch {
   }
 
  private:
+  const int arena_;
   char* next_;
 };
 

@@ -251,6 +251,49 @@ struct PeakKernel {
   int64_t (*int8)(int64_t iterations);  // returns the multiply-adds done
 };
 
+// Attention of one head over int16 operands (docs/encoder.md, "Attention"). Both products have one panel, of pairs of
+// neighbouring values along the sum: [columns / 16][ceil(sums / 2)][16][2] int16, zero padded. The keys are the columns
+// and the head's depth the sum of the first, the depth the columns and the keys the sum of the second.
+constexpr int32_t kAttentionKeys = 128;  // keys of a block, the most that one call sees
+constexpr int32_t kAttentionValueLimit = 2047, kAttentionWeightLimit = 8191;
+struct AttentionArgs {
+  int32_t rows, keys, depth;
+  const int16_t* q;  // [rows][depth], row stride ldq; readable to one value beyond each row
+  int64_t ldq;
+  const float* q_scale;      // [rows], times the attention scale and log2(e)
+  const int16_t* key_panel;  // of `pack`
+  const int16_t* value_panel;
+  const float* key_scale;  // [round_up(keys, 16)], zero padded
+  const float*
+      value_share;    // [round_up(keys, 16)], zero padded: scale of a value row / the largest * kAttentionWeightLimit
+  float value_unit;   // the largest / kAttentionWeightLimit
+  const float* bias;  // [rows][keys], row stride ld_bias, in units of log2, or null
+  int64_t ld_bias;
+  bool first, last;  // of the blocks of keys
+  float* max;        // [rows], between the blocks
+  float* sum;        // [rows]
+  float* out;        // [rows][round_up(depth, 16)], row stride ld_out
+  int64_t ld_out;
+};
+
+struct AttentionKernel {
+  const char* id;  // attention_<rows>x<keys>_<isa>
+  // q = round_half_even(x / scale) with the scale that makes the largest magnitude `limit`; NaN and zeros when x is not
+  // finite. Returns the scale.
+  float (*quantize_row)(int64_t n, const float* x, int32_t limit, int16_t* q);
+  // keys, values [keys][depth], row stride ld, readable to round_up(depth, 16) values; panels [..] as above.
+  void (*pack)(int32_t keys, int32_t depth, const int16_t* key, const int16_t* value, int64_t ld, int16_t* key_panel,
+               int16_t* value_panel);
+  void (*attend)(const AttentionArgs& args);
+  void (*exp2)(int64_t n, float* x);  // in place, of x <= 0: what `attend` uses
+};
+
+// y = (x - mean) / sqrt(variance + eps) * gamma + beta of one row; y may be x.
+struct NormKernel {
+  const char* id;
+  void (*layer_norm)(int64_t n, const float* x, const float* gamma, const float* beta, float eps, float* y);
+};
+
 // Everything one ISA offers. A null member means "use the next set down". scalar has no null member but spmm_s8_rows:
 // where no set has that one, spmm_s8 serves few rows too.
 struct KernelSet {
@@ -265,6 +308,8 @@ struct KernelSet {
   const SpmmS8RowsKernel* spmm_s8_rows;
   const ConvS8Kernel* conv_s8;
   const DepthwiseS8Kernel* depthwise_s8;
+  const AttentionKernel* attention;
+  const NormKernel* norm;
 };
 
 }  // namespace tersor

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, TypedDict
 
@@ -16,6 +17,29 @@ class _SparseInspection(_Inspection):
 
 class _SparseFloatInspection(_Inspection):
     nnz: int
+
+class _EncoderPart(TypedDict):
+    name: str
+    kind: str
+    offset: int
+    bytes: int
+    n: int
+    k: int
+    kernel: str
+
+class _EncoderInspection(TypedDict):
+    hidden: int
+    heads: int
+    head_dim: int
+    ffn: int
+    norm_first: bool
+    activation: str
+    eps1: float
+    eps2: float
+    scale: float
+    runnable: bool
+    parts: list[_EncoderPart]
+    floats: dict[str, tuple[int, int]]
 
 def isas_built() -> list[str]: ...
 def isas_available() -> list[str]: ...
@@ -77,4 +101,20 @@ def spmm_f32(
     bias: NDArray[np.float32] | None = None,
     residual: NDArray[np.float32] | None = None,
     activation: str = "none",
+) -> NDArray[np.float32]: ...
+def pack_encoder_block(
+    config: dict[str, Any],
+    qkv: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    ffn_in: NDArray[np.uint8],
+    ffn_out: NDArray[np.uint8],
+    biases: Sequence[NDArray[np.float32] | None],
+    norms: Sequence[NDArray[np.float32]],
+) -> NDArray[np.uint8]: ...
+def inspect_encoder_block(packed: NDArray[np.uint8]) -> _EncoderInspection: ...
+def encoder_block(
+    x: NDArray[np.float32],
+    packed: NDArray[np.uint8],
+    keep: NDArray[np.uint8] | NDArray[np.bool_] | None = None,
+    score_bias: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]: ...

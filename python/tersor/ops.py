@@ -45,6 +45,21 @@ activation(x W^T + bias + residual) with a sparse float32 weight (tersor.kernels
 Arguments, result and errors are those of LINEAR_S8.
 """
 
+ENCODER_BLOCK: Final = torch.ops.tersor.encoder_block.default
+"""encoder_block(x, keep, score_bias, packed) -> Tensor
+
+One encoder block of a transformer on the CPU, in one native call without autograd: attention and feed-forward layers
+with int8 weights, residuals and LayerNorms. docs/encoder.md has the definition.
+
+x: float32, bfloat16 or float16 [batch, tokens, hidden], any strides.
+keep: uint8 or bool [batch, tokens], 0 where a token is padding; an empty tensor means that every token is real.
+score_bias: float32 [heads, tokens, tokens], added to the scaled scores of every sequence; an empty tensor means none.
+packed: uint8 [bytes], a packed encoder block (tersor.kernels.pack_encoder_block).
+
+Returns a contiguous tensor of the shape and dtype of x; rows of padding are zeros. Raises RuntimeError, naming what was
+expected and what was got. Runs on torch's own threads, at most as many as the process has CPUs.
+"""
+
 
 def _linear_fake(op: str, x: Tensor, out_features: int) -> Tensor:
     if x.dim() < 1:
@@ -86,6 +101,13 @@ def _spmm_f32_fake(
     return _linear_fake("spmm_f32", x, out_features)
 
 
+def _encoder_block_fake(x: Tensor, keep: Tensor, score_bias: Tensor, packed: Tensor) -> Tensor:
+    if x.dim() != 3:
+        raise RuntimeError(f"tersor::encoder_block: x: expected shape [batch, tokens, hidden], got {list(x.shape)}")
+    return _linear_fake("encoder_block", x, x.shape[-1])
+
+
+torch.library.register_fake("tersor::encoder_block", _encoder_block_fake)
 torch.library.register_fake("tersor::linear_s8", _linear_s8_fake)
 torch.library.register_fake("tersor::spmm_s8", _spmm_s8_fake)
 torch.library.register_fake("tersor::spmm_f32", _spmm_f32_fake)

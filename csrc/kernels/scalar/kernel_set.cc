@@ -11,6 +11,8 @@ const SpmmS8Kernel& SpmmS8();            // spmm_s8.cc
 const SpmmF32Kernel& SpmmF32();          // spmm_f32.cc
 const ConvS8Kernel& ConvS8();            // conv_s8.cc
 const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
+const AttentionKernel& Attention();      // attention.cc
+const NormKernel& Norm();                // norm.cc
 }  // namespace scalar
 
 const KernelSet& KernelSet_scalar() {
@@ -26,6 +28,8 @@ const KernelSet& KernelSet_scalar() {
     s.spmm_f32 = &scalar::SpmmF32();
     s.conv_s8 = &scalar::ConvS8();
     s.depthwise_s8 = &scalar::DepthwiseS8();
+    s.attention = &scalar::Attention();
+    s.norm = &scalar::Norm();
     return s;
   }();
   return set;

@@ -1,0 +1,172 @@
+#include "ops/encoder_block_worker.h"
+
+#include <algorithm>
+
+#include "ops/input_rows.h"
+#include "tersor/linear_s8.h"
+#include "tersor/spmm_s8.h"
+
+namespace tersor {
+namespace {
+
+constexpr float kLog2E = 0x1.715476p0f;
+constexpr int64_t kStripBytes = int64_t{448} << 10;  // the floats of a strip of rows stay in L2 beside some weights
+
+enum Product { kQkv, kOut, kFfnIn, kFfnOut };
+
+// Whole tiles of the product's kernel.
+int64_t StripRows(const EncoderBlockJob& job) {
+  const EncoderBlockConfig& c = job.block.config;
+  const int64_t width = job.block.width(), tile = job.kernels.gemm_s8->mr;
+  const int64_t row_bytes = 4 * (std::max(3 * width, c.ffn) + 3 * c.hidden + width + 16);
+  return std::clamp<int64_t>(kStripBytes / row_bytes / tile, 1, 8) * tile;
+}
+
+}  // namespace
+
+EncoderBlockWorker::EncoderBlockWorker(const EncoderBlockJob& job)
+    : job_(job),
+      args_(job.args),
+      block_(job.block),
+      hidden_(job.block.config.hidden),
+      width_(job.block.width()),
+      ffn_(job.block.config.ffn),
+      strip_(StripRows(job)),
+      ld_context_(width_ + 16),
+      attention_(job, strip_) {}
+
+size_t EncoderBlockWorker::ScratchBytes() const {
+  const size_t rows = static_cast<size_t>(strip_), hidden = static_cast<size_t>(hidden_);
+  return attention_.ScratchBytes() + 3 * Scratch::Padded<float>(rows * hidden) +
+         Scratch::Padded<float>(rows * static_cast<size_t>(ld_context_)) +
+         Scratch::Padded<float>(rows * static_cast<size_t>(std::max(3 * width_, ffn_)));
+}
+
+void EncoderBlockWorker::Take(Scratch& scratch) {
+  const size_t rows = static_cast<size_t>(strip_), hidden = static_cast<size_t>(hidden_);
+  attention_.Take(scratch);
+  input_ = scratch.Take<float>(rows * hidden);
+  normed_ = scratch.Take<float>(rows * hidden);
+  attended_ = scratch.Take<float>(rows * hidden);
+  context_ = scratch.Take<float>(rows * static_cast<size_t>(ld_context_));
+  wide_ = scratch.Take<float>(rows * static_cast<size_t>(std::max(3 * width_, ffn_)));
+}
+
+// The rows of x as floats: in place where they are floats and neighbours.
+EncoderBlockWorker::Rows EncoderBlockWorker::Input(Range rows) {
+  const size_t bytes = ElementBytes(args_.dtype);
+  const auto row = [&](int64_t token) {
+    return static_cast<const char*>(args_.x) + static_cast<size_t>(job_.position[token] * args_.ldx) * bytes;
+  };
+  if (args_.dtype == DType::kF32 && job_.position[rows.end - 1] - job_.position[rows.begin] == rows.count() - 1)
+    return {reinterpret_cast<const float*>(row(rows.begin)), args_.ldx};
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const char* from = row(rows.begin + i);
+    float* to = input_ + i * hidden_;
+    if (args_.dtype == DType::kF32)
+      std::copy_n(reinterpret_cast<const float*>(from), hidden_, to);
+    else
+      job_.kernels.convert->to_f32(args_.dtype, hidden_, from, to);
+  }
+  return {input_, hidden_};
+}
+
+void EncoderBlockWorker::Multiply(int product, int64_t rows, Rows x, const float* residual, int64_t ld_residual,
+                                  Activation activation, float* y) {
+  static const Executor& serial = SerialExecutor();
+  const int64_t n[] = {3 * width_, hidden_, ffn_, hidden_};
+  LinearS8Args g{};
+  g.m = rows;
+  g.x = x.data;
+  g.ldx = x.ld;
+  g.packed = block_.weight[product];
+  g.packed_bytes = block_.weight_bytes[product];
+  g.bias = block_.bias[product];
+  g.residual = residual;
+  g.ldr = ld_residual;
+  g.activation = activation;
+  g.y = y;
+  g.ldy = n[product];
+  (block_.kind[product] == EncoderWeightKind::kDense ? LinearS8 : SpmmS8)(g, serial);
+}
+
+void EncoderBlockWorker::Normalize(int norm, int64_t rows, Rows x, float* y) {
+  for (int64_t i = 0; i < rows; ++i)
+    job_.kernels.norm->layer_norm(hidden_, x.data + i * x.ld, block_.gamma[norm], block_.beta[norm],
+                                  block_.config.eps[norm], y + i * hidden_);
+}
+
+void EncoderBlockWorker::QuantizeQkv(Range rows) {
+  const AttentionKernel& kernel = *job_.kernels.attention;
+  const int64_t origin = job_.rows().begin;
+  const float factor = block_.config.scale * kLog2E;
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const int64_t token = rows.begin + i;
+    const float* from = wide_ + i * 3 * width_;
+    int16_t* to = job_.QkvOf(token);
+    job_.q_scale[token - origin] = kernel.quantize_row(width_, from, job_.qk_limit(), to) * factor;
+    job_.kv_scale[0][token - origin] = kernel.quantize_row(width_, from + width_, job_.qk_limit(), to + width_);
+    job_.kv_scale[1][token - origin] =
+        kernel.quantize_row(width_, from + 2 * width_, kAttentionValueLimit, to + 2 * width_);
+    std::fill(to + 3 * width_, to + job_.ld_qkv, int16_t{0});
+  }
+}
+
+void EncoderBlockWorker::ProjectStrip(Range rows) {
+  Rows x = Input(rows);
+  if (block_.config.norm_first) {
+    Normalize(0, rows.count(), x, normed_);
+    x = {normed_, hidden_};
+  }
+  Multiply(kQkv, rows.count(), x, nullptr, 0, Activation::kNone, wide_);
+  QuantizeQkv(rows);
+}
+
+void EncoderBlockWorker::Attend(Range rows) {
+  for (int64_t begin = rows.begin; begin < rows.end;) {
+    while (job_.start[sequence_ + 1] <= begin) ++sequence_;
+    const int64_t end = std::min(rows.end, job_.start[sequence_ + 1]);
+    attention_.Run(sequence_, {begin, end}, context_ + (begin - rows.begin) * ld_context_, ld_context_);
+    begin = end;
+  }
+}
+
+void EncoderBlockWorker::FinishStrip(Range rows) {
+  const int64_t m = rows.count();
+  const bool norm_first = block_.config.norm_first;
+  Attend(rows);
+  const Rows x = Input(rows);
+  Multiply(kOut, m, {context_, ld_context_}, x.data, x.ld, Activation::kNone, attended_);
+  float* ffn_input = norm_first ? normed_ : attended_;
+  Normalize(norm_first ? 1 : 0, m, {attended_, hidden_}, ffn_input);
+  Multiply(kFfnIn, m, {ffn_input, hidden_}, nullptr, 0, block_.config.activation, wide_);
+  Multiply(kFfnOut, m, {wide_, ffn_}, attended_, hidden_, Activation::kNone, normed_);
+  if (!norm_first) Normalize(1, m, {normed_, hidden_}, normed_);
+  WriteOutput(rows, normed_);
+}
+
+void EncoderBlockWorker::WriteOutput(Range rows, const float* y) {
+  const size_t bytes = ElementBytes(args_.dtype);
+  for (int64_t i = 0; i < rows.count(); ++i, y += hidden_) {
+    char* to = static_cast<char*>(args_.y) + static_cast<size_t>(job_.position[rows.begin + i] * args_.ldy) * bytes;
+    if (args_.dtype == DType::kF32)
+      std::copy_n(y, hidden_, reinterpret_cast<float*>(to));
+    else
+      job_.kernels.convert->from_f32(args_.dtype, hidden_, y, to);
+  }
+}
+
+void EncoderBlockWorker::ProjectQkv(Range rows) {
+  const EvenSplit strips(rows.count(), (rows.count() + strip_ - 1) / strip_);
+  for (int64_t i = 0, at = 0; at < rows.count(); at = strips[i++].end)
+    ProjectStrip({rows.begin + strips[i].begin, rows.begin + strips[i].end});
+}
+
+void EncoderBlockWorker::Finish(Range rows) {
+  sequence_ = job_.sequences.begin;
+  const EvenSplit strips(rows.count(), (rows.count() + strip_ - 1) / strip_);
+  for (int64_t i = 0, at = 0; at < rows.count(); at = strips[i++].end)
+    FinishStrip({rows.begin + strips[i].begin, rows.begin + strips[i].end});
+}
+
+}  // namespace tersor

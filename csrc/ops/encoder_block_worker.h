@@ -1,0 +1,49 @@
+// One thread's share of an encoder block call, in two stages with a barrier between them: Q, K and V of its rows; then
+// all the rest of its rows.
+#pragma once
+#include <cstdint>
+
+#include "core/scratch.h"
+#include "ops/encoder_attention.h"
+#include "ops/encoder_block_job.h"
+
+namespace tersor {
+
+class EncoderBlockWorker {
+ public:
+  explicit EncoderBlockWorker(const EncoderBlockJob& job);
+  size_t ScratchBytes() const;
+  void Take(Scratch& scratch);
+  void ProjectQkv(Range rows);
+  void Finish(Range rows);
+
+ private:
+  struct Rows {
+    const float* data;
+    int64_t ld;
+  };
+
+  Rows Input(Range rows);
+  void QuantizeQkv(Range rows);
+  void ProjectStrip(Range rows);
+  void FinishStrip(Range rows);
+  void Attend(Range rows);
+  void Multiply(int product, int64_t rows, Rows x, const float* residual, int64_t ld_residual, Activation activation,
+                float* y);
+  void Normalize(int norm, int64_t rows, Rows x, float* y);
+  void WriteOutput(Range rows, const float* y);
+
+  const EncoderBlockJob& job_;
+  const EncoderBlockArgs& args_;
+  const PackedViewEncoderBlock& block_;
+  const int64_t hidden_, width_, ffn_, strip_, ld_context_;
+  EncoderAttention attention_;
+  int64_t sequence_ = 0;         // that of the next row
+  float* input_ = nullptr;       // [strip][hidden], rows of x as floats
+  float* normed_ = nullptr;      // [strip][hidden]
+  float* context_ = nullptr;     // [strip][ld_context]
+  float* attended_ = nullptr;    // [strip][hidden]
+  float* wide_ = nullptr;        // [strip][max(3 width, ffn)]
+};
+
+}  // namespace tersor
