@@ -92,9 +92,9 @@ py::dict Inspect(const py::object& packed_in) {
   }
   return py::dict(py::arg("hidden") = c.hidden, py::arg("heads") = c.heads, py::arg("head_dim") = c.head_dim,
                   py::arg("ffn") = c.ffn, py::arg("norm_first") = c.norm_first,
-                  py::arg("activation") = kActivationNames[static_cast<int>(c.activation)],
-                  py::arg("eps1") = c.eps[0], py::arg("eps2") = c.eps[1], py::arg("scale") = c.scale,
-                  py::arg("runnable") = info.runnable, py::arg("parts") = parts, py::arg("floats") = floats);
+                  py::arg("activation") = kActivationNames[static_cast<int>(c.activation)], py::arg("eps1") = c.eps[0],
+                  py::arg("eps2") = c.eps[1], py::arg("scale") = c.scale, py::arg("runnable") = info.runnable,
+                  py::arg("parts") = parts, py::arg("floats") = floats);
 }
 
 Floats Run(const py::object& x_in, const py::object& packed_in, const py::object& keep_in,

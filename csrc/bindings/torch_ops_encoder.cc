@@ -20,7 +20,8 @@ const void* Optional(Tensor& tensor, const char* name, const int64_t* sizes, int
   if (got_dim != dim || !std::equal(sizes, sizes + dim, tensor.sizes()))
     Fail(kOp, std::string(name) + ": expected shape " + ShapeText(sizes, dim) + ", got " +
                   ShapeText(tensor.sizes(), got_dim));
-  if (tersor::RowStride(sizes, tensor.strides(), dim) != sizes[dim - 1]) tensor = ContiguousCopy(tensor, sizes, dim, dtype);
+  if (tersor::RowStride(sizes, tensor.strides(), dim) != sizes[dim - 1])
+    tensor = ContiguousCopy(tensor, sizes, dim, dtype);
   return tensor.data();
 }
 

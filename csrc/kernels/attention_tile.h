@@ -1,4 +1,5 @@
-// Attention of one head over a vector type: two products of int16 pairs with one tile, and between them a softmax in base
+// Attention of one head over a vector type: two products of int16 pairs with one tile, and between them a softmax in
+// base
 // 2. Every instruction set gives the same bits: the products are exact integers, sums of floats are kept in 16 partial
 // sums that are added in one order, and each float step is rounded once.
 //

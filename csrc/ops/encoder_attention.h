@@ -27,9 +27,9 @@ class EncoderAttention {
   const int64_t rows_, depth_, width_, blocks_;
   size_t key_panel_, value_panel_;  // int16 values
   int16_t *keys_ = nullptr, *values_ = nullptr;
-  float* key_scale_ = nullptr;  // [blocks][kAttentionKeys]
-  float* share_ = nullptr;      // the same
-  float* unit_ = nullptr;       // [blocks]
+  float* key_scale_ = nullptr;             // [blocks][kAttentionKeys]
+  float* share_ = nullptr;                 // the same
+  float* unit_ = nullptr;                  // [blocks]
   float *max_ = nullptr, *sum_ = nullptr;  // [rows]
   float* bias_ = nullptr;                  // [rows][kAttentionKeys], where there is a bias
 };

@@ -61,12 +61,12 @@ void ClearPadding(const EncoderBlockJob& job, int32_t task) {
 // The first row of a task in the second stage: a row costs its products, and attention to every token of its sequence.
 int64_t FirstRow(const EncoderBlockJob& job, int32_t task) {
   const EncoderBlockConfig& c = job.block.config;
-  const int64_t width = job.block.width(), keys = width / 8 + 1, products = (width * c.hidden + 2 * c.ffn * c.hidden) / 64;
-  const auto cost = [&](int64_t sequence) {
-    return products + keys * (job.start[sequence + 1] - job.start[sequence]);
-  };
+  const int64_t width = job.block.width(), keys = width / 8 + 1,
+                products = (width * c.hidden + 2 * c.ffn * c.hidden) / 64;
+  const auto cost = [&](int64_t sequence) { return products + keys * (job.start[sequence + 1] - job.start[sequence]); };
   int64_t total = 0;
-  for (int64_t s = job.sequences.begin; s < job.sequences.end; ++s) total += cost(s) * (job.start[s + 1] - job.start[s]);
+  for (int64_t s = job.sequences.begin; s < job.sequences.end; ++s)
+    total += cost(s) * (job.start[s + 1] - job.start[s]);
   int64_t left = total / job.tasks * task;
   if (task == job.tasks) return job.rows().end;
   for (int64_t s = job.sequences.begin; s < job.sequences.end; ++s) {

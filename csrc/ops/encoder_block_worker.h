@@ -38,12 +38,12 @@ class EncoderBlockWorker {
   const PackedViewEncoderBlock& block_;
   const int64_t hidden_, width_, ffn_, strip_, ld_context_;
   EncoderAttention attention_;
-  int64_t sequence_ = 0;         // that of the next row
-  float* input_ = nullptr;       // [strip][hidden], rows of x as floats
-  float* normed_ = nullptr;      // [strip][hidden]
-  float* context_ = nullptr;     // [strip][ld_context]
-  float* attended_ = nullptr;    // [strip][hidden]
-  float* wide_ = nullptr;        // [strip][max(3 width, ffn)]
+  int64_t sequence_ = 0;       // that of the next row
+  float* input_ = nullptr;     // [strip][hidden], rows of x as floats
+  float* normed_ = nullptr;    // [strip][hidden]
+  float* context_ = nullptr;   // [strip][ld_context]
+  float* attended_ = nullptr;  // [strip][hidden]
+  float* wide_ = nullptr;      // [strip][max(3 width, ffn)]
 };
 
 }  // namespace tersor

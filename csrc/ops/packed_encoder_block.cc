@@ -38,8 +38,8 @@ void CheckConfig(const EncoderBlockConfig& c) {
 // weight_bytes are at most the size of real memory, so that no sum of them overflows.
 PackedLayoutEncoderBlock LayoutOf(const EncoderBlockConfig& c, const size_t* weight_bytes) {
   const int64_t width = c.heads * c.head_dim;
-  PackedLayoutEncoderBlock layout{{3 * width, c.hidden, c.ffn, c.hidden}, {c.hidden, width, c.hidden, c.ffn}, {}, {},
-                                  {},                                     {},                                 0};
+  PackedLayoutEncoderBlock layout{
+      {3 * width, c.hidden, c.ffn, c.hidden}, {c.hidden, width, c.hidden, c.ffn}, {}, {}, {}, {}, 0};
   size_t at = sizeof(PackedHeaderEncoderBlock);
   const auto floats = [&at](int64_t count) {
     const size_t begin = at;
@@ -128,12 +128,19 @@ CheckedBlock Checked(const void* packed, size_t packed_bytes) {
     Fail("these bytes are not one (or of another version of tersor); pack the block again");
   bool sizes = h.bytes == packed_bytes && h.norm_first <= 1 && h.activation < kActivationCount;
   for (int i = 0; i < kEncoderProducts; ++i)
-    sizes = sizes && h.weight_bytes[i] <= packed_bytes && h.kind[i] <= static_cast<uint64_t>(EncoderWeightKind::kSparse);
+    sizes =
+        sizes && h.weight_bytes[i] <= packed_bytes && h.kind[i] <= static_cast<uint64_t>(EncoderWeightKind::kSparse);
   if (!sizes) Fail("its header is damaged or the block is cut off, got " + std::to_string(packed_bytes) + " bytes");
   CheckedBlock block{static_cast<const char*>(packed),
                      &h,
-                     {h.hidden, h.heads, h.head_dim, h.ffn, h.norm_first != 0, static_cast<Activation>(h.activation),
-                      {h.eps[0], h.eps[1]}, h.scale},
+                     {h.hidden,
+                      h.heads,
+                      h.head_dim,
+                      h.ffn,
+                      h.norm_first != 0,
+                      static_cast<Activation>(h.activation),
+                      {h.eps[0], h.eps[1]},
+                      h.scale},
                      {}};
   CheckConfig(block.config);
   size_t bytes[kEncoderProducts];

@@ -1,6 +1,7 @@
 // The packed encoder block: one relocatable block of bytes.
 //
-//   header | bias f32 [n] of each product | gamma, beta f32 [hidden] of LN1 and of LN2 | the packed weight of each product
+//   header | bias f32 [n] of each product | gamma, beta f32 [hidden] of LN1 and of LN2 | the packed weight of each
+//   product
 //
 // Where each part begins follows from the sizes in the header; every part starts at a multiple of 64 bytes.
 #pragma once

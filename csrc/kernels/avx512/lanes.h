@@ -1,6 +1,7 @@
 // Sixteen floats, as the vector of the shared algorithms.
 //
-// Included only by kernel files of this instruction set and of those above it: all of it is in their anonymous namespaces.
+// Included only by kernel files of this instruction set and of those above it: all of it is in their anonymous
+// namespaces.
 #pragma once
 #include <immintrin.h>
 

@@ -1,8 +1,7 @@
 // One lane: a row by 16 columns.
-#include "kernels/attention_tile.h"
-
 #include <cmath>
 
+#include "kernels/attention_tile.h"
 #include "kernels/scalar/sums.h"
 
 namespace tersor::scalar {

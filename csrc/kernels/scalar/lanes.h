@@ -1,7 +1,8 @@
 // One float at a time, as the vector of the shared algorithms. The fused multiply-adds are asked for: a CPU without the
 // instruction gets the C library's exact one.
 //
-// Included only by kernel files of this instruction set and of those above it: all of it is in their anonymous namespaces.
+// Included only by kernel files of this instruction set and of those above it: all of it is in their anonymous
+// namespaces.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -1,5 +1,4 @@
 #include "kernels/norm_math.h"
-
 #include "kernels/scalar/sums.h"
 
 namespace tersor::scalar {
