@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-_HOOKS = (
+HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
     "_forward_hooks",
@@ -70,7 +70,7 @@ def find_candidates(model: nn.Module, *, untie: bool = False) -> list[Candidate]
     names: dict[int, list[str]] = {}
     found: dict[int, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, linear_types()):
+        if isinstance(module, linear_types()) and "_tersor_block" not in module.__dict__:  # not within an EncoderBlock
             names.setdefault(id(module), []).append(name)
             found[id(module)] = module
     owned = _read_by_owner(model)
@@ -179,9 +179,11 @@ def take_over(
     """Give ``new`` what users hung on ``old``: hooks, the training flag, ``bias.requires_grad``, own attributes.
 
     Hook tables are shared, so a handle taken before still removes its hook, unless ``duplicate`` copies them.
-    Attributes in ``skip`` stay behind.
+    Attributes in ``skip`` stay behind. A replacement of several layers takes over what is inside ``old``, too.
     """
-    for key in _HOOKS:
+    if (stand_in := getattr(new, "_stand_in", None)) is not None:
+        stand_in(old, duplicate)
+    for key in HOOKS:
         hooks, own = old.__dict__[key], new.__dict__[key]
         if own:
             own.update(duplicate(hooks))
@@ -189,8 +191,9 @@ def take_over(
             new.__dict__[key] = duplicate(hooks)
     new._is_full_backward_hook = old._is_full_backward_hook
     new.training = old.training
-    if isinstance(old.bias, Tensor) and isinstance(new.bias, Tensor):
-        new.bias.requires_grad_(old.bias.requires_grad)
+    bias, own_bias = old._parameters.get("bias"), new._parameters.get("bias")
+    if bias is not None and own_bias is not None:
+        own_bias.requires_grad_(bias.requires_grad)
     for key, value in old.__dict__.items():
         if key not in new.__dict__ and key not in skip and not isinstance(getattr(type(new), key, None), property):
             new.__dict__[key] = duplicate(value)
@@ -211,19 +214,23 @@ def sync_fast_paths(model: nn.Module) -> list[str]:
     instead of calling the layers, and ``nn.TransformerEncoder`` feeds it nested tensors. Where such a layer holds an
     accelerated linear, both are turned off through the attributes that torch checks for it
     (``activation_relu_or_gelu``, ``use_nested_tensor``); where it holds none any more, they get back what they had.
-    Call it after any replacement. As always without the fused path, the encoder does not zero padded positions.
+    An encoder with accelerated layers (tersor.nn.EncoderBlock) feeds them plain tensors. Call it after any replacement.
+    As always without the fused path, the encoder does not zero padded positions; accelerated layers do.
 
     Returns:
         The names of the encoders and encoder layers whose fused path is off because of accelerated layers.
     """
     off = []
     for name, module in model.named_modules():
+        if isinstance(module, accelerated_types()):
+            continue
         if isinstance(module, nn.TransformerEncoderLayer):
             holds = _holds_accelerated(module)
             _switch(module, "activation_relu_or_gelu", 0, holds)
         elif isinstance(module, nn.TransformerEncoder):
             holds = any(_holds_accelerated(layer) for layer in module.layers)
-            _switch(module, "use_nested_tensor", False, holds)
+            blocks = any(isinstance(layer, accelerated_types()) for layer in module.layers)
+            _switch(module, "use_nested_tensor", False, holds or blocks)
         else:
             continue
         if holds:
@@ -232,6 +239,9 @@ def sync_fast_paths(model: nn.Module) -> list[str]:
 
 
 def _holds_accelerated(layer: nn.Module) -> bool:
+    """Whether an encoder layer calls accelerated layers; one that is accelerated as a whole does not."""
+    if isinstance(layer, accelerated_types()):
+        return False
     return any(isinstance(getattr(layer, key, None), accelerated_types()) for key in ("linear1", "linear2"))
 
 

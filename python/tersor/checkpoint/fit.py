@@ -10,10 +10,10 @@ from torch.nn.parameter import is_lazy
 
 from tersor.checkpoint.container import TensorEntry
 from tersor.checkpoint.manifest import LayerEntry, Manifest
-from tersor.checkpoint.strict_json import show
+from tersor.checkpoint.strict_json import clip, show
 from tersor.checkpoint.tensors import TORCH_DTYPES
 from tersor.errors import CheckpointError
-from tersor.nn.packed_layer import PackedLayer
+from tersor.nn.registry import REGISTRY
 
 _LISTED = 10
 
@@ -102,19 +102,9 @@ def _check_layers(found: Fit, places: Mapping[str, LayerEntry]) -> None:
     if absent := places.keys() - found.replaced.keys():
         raise CheckpointError(f"the model has no modules for the layers {_listed(absent)}")
     for place, layer in places.items():
-        module, where = found.replaced[place], f"the layer {show(place)}"
-        weight = module._parameters.get("weight")
-        if not isinstance(module, PackedLayer) and (weight is None or is_lazy(weight)):
-            raise CheckpointError(f"{where} is a {type(module).__name__} in the model, without a weight to replace")
-        for key, value in layer.config.items():
-            own = getattr(module, key, value)
-            if isinstance(value, bool):
-                own = module._parameters[key] is not None if key in module._parameters else value  # as for a bias
-            if isinstance(value, int) and own != value:
-                raise CheckpointError(f"{where} has {key} {show(value)} in the file and {show(own)} in the model")
-        stored = [layer.config.get(key) for key in ("out_features", "in_features")]
-        if weight is not None and weight.dim() == 2 and set(weight.shape) != set(stored):
-            raise CheckpointError(f"{where} is {stored} in the file and {list(weight.shape)} in the model")
+        problem = REGISTRY[layer.kind].place_problem(layer.config, found.replaced[place])
+        if problem is not None:
+            raise CheckpointError(f"the layer {show(place)} {clip(problem)}")
 
 
 def _check_slot(name: str, slot: Slot, entry: TensorEntry) -> None:

@@ -171,7 +171,7 @@ def _check_module(module: nn.Module, name: str) -> None:
 
 def _check_names(contents: _Contents) -> None:
     for name, layer in contents.layers.items():
-        if REGISTRY.get(layer.kind) is not type(layer):
+        if REGISTRY.get(layer.kind) is not (type(layer).registered_as or type(layer)):
             raise CheckpointError(f"the layer {show(name)} is a {type(layer).__name__}, which is not registered")
     places = (place for aliases in contents.layer_aliases.values() for place in aliases)
     for name in (*contents.specifications, *contents.aliases, *contents.buffers, *places):

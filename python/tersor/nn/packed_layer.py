@@ -32,8 +32,10 @@ class PackedLayer(nn.Module):
 
     kind: ClassVar[str] = ""
     optional: ClassVar[tuple[str, ...]] = ()  # canonical tensors that only some configurations have
+    registered_as: ClassVar[type[PackedLayer] | None] = None  # for classes made while a program runs: what files name
     packed: Tensor
     _dtype: torch.dtype
+    _transient: ClassVar[frozenset[str]] = frozenset({"_weight_view"})  # attributes that copies and pickles do without
     _tersor_name: str = ""  # the qualified name inside the model, for messages; set by tersor.swap
 
     # --- What a subclass provides.
@@ -89,6 +91,29 @@ class PackedLayer(nn.Module):
         if device.type != packed.device.type:
             raise ValueError(f"{type(self).__name__} has no kernels for {device.type}")
         return packed.to(device)
+
+    @classmethod
+    def place_problem(cls, config: Mapping[str, Any], module: nn.Module) -> str | None:
+        """Why a layer of this valid config can't take the place of `module`, or None when it can."""
+        weight = module._parameters.get("weight")
+        if not isinstance(module, PackedLayer) and (weight is None or nn.parameter.is_lazy(weight)):
+            return f"is a {type(module).__name__} in the model, without a weight to replace"
+        for key, value in config.items():
+            own = getattr(module, key, value)
+            if isinstance(value, bool):
+                own = module._parameters[key] is not None if key in module._parameters else value  # as for a bias
+            if isinstance(value, int) and own != value:
+                return f"has {key} {value} in the file and {own!r:.100} in the model"
+        stored = [config.get(key) for key in ("out_features", "in_features")]
+        if weight is not None and weight.dim() == 2 and set(weight.shape) != set(stored):
+            return f"is {stored} in the file and {list(weight.shape)} in the model"
+        return None
+
+    def _stand_in(self, old: nn.Module, duplicate: Callable[[Any], Any]) -> None:
+        """Take over what a subclass needs from the module whose place it takes, beside hooks and attributes.
+
+        `duplicate` is applied to what is taken. Raises ValueError where `old` can't be stood in for.
+        """
 
     # --- State.
 
@@ -241,7 +266,7 @@ class PackedLayer(nn.Module):
     # --- Copies and pickles.
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name != "_weight_view"}
+        state = {name: value for name, value in self.__dict__.items() if name not in self._transient}
         # A process being spawned on this host takes the packed bytes as they are, in shared memory.
         if self.has_weights and get_spawning_popen() is None:
             nothing = torch.empty(0, dtype=torch.uint8, device=self.packed.device)  # says where the layer is
@@ -264,7 +289,7 @@ class PackedLayer(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         clone = self.__class__.__new__(self.__class__)
         memo[id(self)] = clone
-        state = {name: value for name, value in self.__dict__.items() if name != "_weight_view"}
+        state = {name: value for name, value in self.__dict__.items() if name not in self._transient}
         clone.__dict__.update(copy.deepcopy(state, memo))
         return clone
 
