@@ -11,6 +11,8 @@ const SpmmS8Kernel& SpmmS8();            // spmm_s8.cc
 const SpmmF32Kernel& SpmmF32();          // spmm_f32.cc
 const ConvS8Kernel& ConvS8();            // conv_s8.cc
 const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
+const AttentionKernel& Attention();      // attention.cc
+const NormKernel& Norm();                // norm.cc
 }  // namespace avx2
 
 const KernelSet& KernelSet_avx2() {
@@ -26,6 +28,8 @@ const KernelSet& KernelSet_avx2() {
     s.spmm_f32 = &avx2::SpmmF32();
     s.conv_s8 = &avx2::ConvS8();
     s.depthwise_s8 = &avx2::DepthwiseS8();
+    s.attention = &avx2::Attention();
+    s.norm = &avx2::Norm();
     return s;
   }();
   return set;

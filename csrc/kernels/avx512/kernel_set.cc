@@ -11,6 +11,8 @@ const SpmmS8Kernel& SpmmS8();            // spmm_s8.cc
 const SpmmF32Kernel& SpmmF32();          // spmm_f32.cc
 const ConvS8Kernel& ConvS8();            // conv_s8.cc
 const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
+const AttentionKernel& Attention();      // attention.cc
+const NormKernel& Norm();                // norm.cc
 }  // namespace avx512
 
 const KernelSet& KernelSet_avx512() {
@@ -26,6 +28,8 @@ const KernelSet& KernelSet_avx512() {
     s.spmm_f32 = &avx512::SpmmF32();
     s.conv_s8 = &avx512::ConvS8();
     s.depthwise_s8 = &avx512::DepthwiseS8();
+    s.attention = &avx512::Attention();
+    s.norm = &avx512::Norm();
     return s;
   }();
   return set;

@@ -2,9 +2,10 @@
 
 namespace tersor {
 namespace avx512vnni {
-const GemmS8Kernel& GemmS8();  // gemm_s8.cc
-const PeakKernel& Peak();      // peak.cc
-const SpmmS8Kernel& SpmmS8();  // spmm_s8.cc
+const GemmS8Kernel& GemmS8();        // gemm_s8.cc
+const PeakKernel& Peak();            // peak.cc
+const SpmmS8Kernel& SpmmS8();        // spmm_s8.cc
+const AttentionKernel& Attention();  // attention.cc
 }  // namespace avx512vnni
 
 const KernelSet& KernelSet_avx512vnni() {
@@ -14,6 +15,7 @@ const KernelSet& KernelSet_avx512vnni() {
     s.gemm_s8 = &avx512vnni::GemmS8();
     s.peak = &avx512vnni::Peak();
     s.spmm_s8 = &avx512vnni::SpmmS8();
+    s.attention = &avx512vnni::Attention();
     return s;
   }();
   return set;

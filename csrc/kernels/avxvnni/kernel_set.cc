@@ -3,9 +3,10 @@
 
 namespace tersor {
 namespace TERSOR_ISA_NAME {
-const GemmS8Kernel& GemmS8();  // gemm_s8.cc
-const PeakKernel& Peak();      // peak.cc
-const SpmmS8Kernel& SpmmS8();  // spmm_s8.cc
+const GemmS8Kernel& GemmS8();        // gemm_s8.cc
+const PeakKernel& Peak();            // peak.cc
+const SpmmS8Kernel& SpmmS8();        // spmm_s8.cc
+const AttentionKernel& Attention();  // attention.cc
 }  // namespace TERSOR_ISA_NAME
 
 const KernelSet& TERSOR_JOIN(KernelSet_, TERSOR_ISA_NAME)() {
@@ -15,6 +16,7 @@ const KernelSet& TERSOR_JOIN(KernelSet_, TERSOR_ISA_NAME)() {
     s.gemm_s8 = &TERSOR_ISA_NAME::GemmS8();
     s.peak = &TERSOR_ISA_NAME::Peak();
     s.spmm_s8 = &TERSOR_ISA_NAME::SpmmS8();
+    s.attention = &TERSOR_ISA_NAME::Attention();
     return s;
   }();
   return set;

@@ -11,6 +11,8 @@ const SpmmS8Kernel& SpmmS8();            // spmm_s8.cc
 const SpmmF32Kernel& SpmmF32();          // spmm_f32.cc
 const ConvS8Kernel& ConvS8();            // conv_s8.cc
 const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
+const AttentionKernel& Attention();      // attention.cc
+const NormKernel& Norm();                // norm.cc
 }  // namespace neon_dotprod
 
 const KernelSet& KernelSet_neon_dotprod() {
@@ -26,6 +28,8 @@ const KernelSet& KernelSet_neon_dotprod() {
     s.spmm_f32 = &neon_dotprod::SpmmF32();
     s.conv_s8 = &neon_dotprod::ConvS8();
     s.depthwise_s8 = &neon_dotprod::DepthwiseS8();
+    s.attention = &neon_dotprod::Attention();
+    s.norm = &neon_dotprod::Norm();
     return s;
   }();
   return set;

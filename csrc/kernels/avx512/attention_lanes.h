@@ -1,0 +1,50 @@
+// Sixteen lanes of attention_tile.h and norm_math.h, all but MulAdd.
+#pragma once
+#include <cstring>
+
+#include "kernels/avx512/lanes.h"
+
+namespace {
+
+struct Pairs16 : Lanes16 {
+  using I = __m512i;
+
+  static I Zero() { return _mm512_setzero_si512(); }
+  static I Pair(const int16_t* p) {
+    int32_t pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return _mm512_set1_epi32(pair);
+  }
+  static I Pairs(const int16_t* p) { return _mm512_loadu_si512(p); }
+  static F ToFloat(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+  static void StoreInt(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
+  static F Shift(F v, F n) { return _mm512_scalef_ps(v, n); }
+  // Magnitudes are ordered like their bits, NaN above all.
+  static F KeepNan(F a, F b) {
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+  }
+  static float Sum16(const F* v) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v[0]), _mm512_extractf32x8_ps(v[0], 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+  static float Max16(const F* v) {
+    const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(v[0]), _mm512_extractf32x8_ps(v[0], 1));
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+  static void Round16(const F* v, int16_t* p) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v[0])));
+  }
+  static void Interleave(const int16_t* a, const int16_t* b, int16_t* p) {
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a));
+    const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));
+    const __m256i low = _mm256_unpacklo_epi16(x, y), high = _mm256_unpackhi_epi16(x, y);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute2x128_si256(low, high, 0x20));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 16), _mm256_permute2x128_si256(low, high, 0x31));
+  }
+};
+
+}  // namespace
