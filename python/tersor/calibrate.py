@@ -14,6 +14,7 @@ from tersor.errors import RecipeError
 from tersor.nn.float_linear import weight_matrix
 from tersor.progress import track
 from tersor.quantize import input_scale, linear_error
+from tersor.quantize.batches import limited
 from tersor.selection import Choice, open_choices
 from tersor.steps import Quantize
 
@@ -56,7 +57,8 @@ def look_at_inputs(
         )
     if calibration is not None and (static or smooth):
         named = {choice.candidate.name: choice.candidate.module for choice in open_choices(choices)}
-        batches = calibration if static else islice(calibration, SMOOTHING_BATCHES)
+        batches = limited(calibration, step.samples)
+        batches = batches if static else islice(batches, SMOOTHING_BATCHES)
         seen = observe.observe_ranges(model, named, track(batches, "calibrating", shown=progress))
     for choice in open_choices(choices):
         choice.seen = seen.get(id(choice.candidate.module))
@@ -76,7 +78,7 @@ def fit(choice: Choice, step: Quantize) -> None:
     Raises:
         ValueError: the weight holds NaN or infinity.
     """
-    seen, choice.seen = choice.seen, None  # its rows are not needed any more
+    seen = choice.seen
     if seen is None or seen.channels is None or seen.sample is None:
         return
     weight, static = weight_matrix(choice.candidate.module), step.activations == "static"

@@ -8,6 +8,7 @@ from torch import nn
 
 from tersor.calibrate import fit, look_at_inputs, smoothing_note
 from tersor.pipeline import Run
+from tersor.quantization import solve_weights
 from tersor.report import LayerRow
 from tersor.selection import Choice, choose, convert, judge, open_choices
 from tersor.sparse_selection import judge_pruned
@@ -54,8 +55,12 @@ def convert_linear(conversion: Conversion) -> None:
     for choice in open_choices(choices) if quantize is None and conversion.pattern is None else ():
         choice.reason = "no step of the recipe replaces it"
 
+    solved = quantize is not None and solve_weights(run, choices, quantize)
+
     def build(choice: Choice) -> None:
-        fit(choice, step)
+        if not solved:
+            fit(choice, step)
+        choice.seen = None  # its rows are not needed any more
         old = choice.candidate.module
         conversion.replacements[old], conversion.names[old] = replacement(choice), choice.candidate.names
 

@@ -14,6 +14,7 @@ from tersor.errors import SwapError
 from tersor.modules import Candidate, find_candidates
 from tersor.observe import Seen
 from tersor.progress import track
+from tersor.quantize.codebooks import Codes
 from tersor.tune import Tuner, Verdict
 
 ALL_ROWS = (1, 4, 16, 64, 256)
@@ -34,6 +35,7 @@ class Choice:
         seen: what it was given when the model was run; None where it was not.
         verdict: the measurement, where one was made.
         forced: swapped without a measurement.
+        codes, bias: the integers of its weight and what is added to its bias, where they are more than rounded to int8.
         kind: what it becomes: "int8", or "sparse_int8" or "sparse" where it was pruned.
         pattern, sparsity: how its zeros lie and the part of its weights that is 0, where it was pruned.
         remark: what other patterns or sparsities would do, in words.
@@ -49,6 +51,8 @@ class Choice:
     seen: Seen | None = None
     verdict: Verdict | None = None
     forced: bool = False
+    codes: Codes | None = None
+    bias: Tensor | None = None
     kind: str = "int8"
     pattern: str | None = None
     sparsity: float | None = None

@@ -12,6 +12,7 @@ from torch import nn
 from tersor import modules
 from tersor.errors import SwapError
 from tersor.nn import Int8Linear, SparseInt8Linear, SparseLinear
+from tersor.nn.coded import layer_from_codes
 from tersor.nn.packed_linear import PackedLinear
 from tersor.report import LayerRow, Report, Totals
 from tersor.selection import Choice, choose, convert, judge, require_any
@@ -166,7 +167,9 @@ def replacement(choice: Choice) -> nn.Module:
         "input_scale": choice.input_scale,
     }
     new: PackedLinear
-    if choice.kind == "sparse":
+    if choice.codes is not None:
+        new = layer_from_codes(old, choice.codes, bias=choice.bias, **ranges)
+    elif choice.kind == "sparse":
         new = SparseLinear.from_float(old, pattern=choice.pattern)
     elif choice.kind == "sparse_int8":
         new = SparseInt8Linear.from_float(old, **ranges, pattern=choice.pattern)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from tersor import observe
 from tersor.errors import SwapError
 from tersor.modules import linear_types
 from tersor.progress import track
+from tersor.quantize.batches import batch_size, limited
 from tersor.quantize.observers import Granularity, Observer, make_observer
 from tersor.selection import matches
 
@@ -87,21 +88,3 @@ def calibrate(
         raise SwapError("the calibration data held no batch; a generator can be used only once")
     reached = {name: found for name, found in observers.items() if found.units}
     return Calibrated(reached, tuple(name for name in layers if name not in reached), count, seen)
-
-
-def limited(batches: Iterable[Any], samples: int | None) -> Iterator[Any]:
-    """The batches up to the one with which ``samples`` examples were seen; all where it is None."""
-    seen = 0
-    for batch in batches:
-        yield batch
-        seen += batch_size(batch)
-        if samples is not None and seen >= samples:
-            return
-
-
-def batch_size(batch: Any) -> int:
-    """The examples in a batch: the first dimension of the first tensor in it, 1 where there is none."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.dim() else 1
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
-    return next((batch_size(part) for part in parts if isinstance(part, Tensor)), 1)

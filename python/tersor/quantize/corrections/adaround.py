@@ -80,7 +80,7 @@ def _neighbours(units: Tensor, codes: Codes) -> tuple[Tensor, Tensor]:
     """The codes of the entries at or below and above each value, different ones, in units of the scale."""
     table = codes.table.to(torch.float32)
     if table.dim() == 3:
-        groups = units.split(codes.group_size, dim=1)
+        groups = torch.split(units, codes.group_size, dim=1)
         parts = [torch.searchsorted(table[:, g].contiguous(), part.contiguous()) for g, part in enumerate(groups)]
         place = torch.cat(parts, 1)
     elif table.dim() == 2:

@@ -1,0 +1,153 @@
+"""Quantize steps that do more than rounding to int8: observers, corrections, bits per layer, in compress and in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tersor
+from tersor import CompressionResult, Recipe, RecipeError, steps
+from tersor.nn import Int8Linear
+from tersor.quantize.observers import OBSERVERS, make_observer
+
+WIDTH = 48
+
+
+class Net(nn.Module):
+    """Two layers without and with bias, and one that is called for inputs of more than 8 rows only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.first, self.second, self.rare = nn.Linear(WIDTH, 40, bias=False), nn.Linear(40, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(torch.relu(self.first(x)))
+        return self.rare(y) if len(x) > 8 else y
+
+
+def batches(rows: int = 8, count: int = 6) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mix = torch.randn(6, WIDTH, generator=generator)
+    noise = [torch.randn(rows, WIDTH, generator=generator) for _ in range(count)]
+    return [torch.randn(rows, 6, generator=generator) @ mix + 0.2 * one + 0.5 for one in noise]
+
+
+def run(calibration: Any = None, example: Any = None, **settings: Any) -> CompressionResult[Net]:
+    recipe = Recipe([steps.Quantize(**settings)])
+    return tersor.compress(Net(), recipe, example, calibration, force=True, progress=False)
+
+
+def output_error(model: nn.Module, data: list[Tensor]) -> float:
+    with torch.no_grad():
+        x = torch.cat(data)[:, None]  # every row by itself, so that `rare` is left out
+        pairs = [(model(row), Net()(row)) for row in x]
+    return float(torch.stack([(a - b).square().sum() for a, b in pairs]).sum().sqrt())
+
+
+def test_int8_corrections_run_in_int8_layers_with_the_solved_integers() -> None:
+    data = batches()
+    plain = run(data, smooth=0)
+    better = run(data, smooth=0, corrections=["gptq", "bias"])
+    assert isinstance(better.model.first, Int8Linear)
+    assert better.model.first.bias is not None  # bias correction gave it one
+    assert plain.model.first.bias is None
+    assert output_error(better.model, data) < output_error(plain.model, data)
+    assert any("gptq reduced the error of 2 of 2 layers" in note for note in better.report.notes)
+    kept = {row.name: row.reason for row in better.report.kept}
+    assert kept == {"rare": "never called on the calibration data"}
+    remark = next(row.remark for row in better.report.swapped if row.name == "second")
+    assert remark is not None
+    assert remark.startswith("8 bits; error ")
+
+
+def test_awq_becomes_the_input_scale_of_the_layer() -> None:
+    data = [batch * torch.logspace(-1, 1, WIDTH) for batch in batches()]
+    result = run(data, smooth=0, corrections=["awq"])
+    assert isinstance(result.model.first, Int8Linear)
+    assert "input_scale" in result.model.first.canonical_tensors()
+    assert output_error(result.model, data) < output_error(run(data, smooth=0).model, data)
+
+
+@pytest.mark.parametrize("observer", sorted(OBSERVERS))
+def test_static_ranges_are_those_of_the_observer(observer: str) -> None:
+    data = batches()
+    result = run(data, activations="static", observer=observer, smooth=0)
+    expected = make_observer(observer)
+    for batch in data:
+        expected.add(batch)
+    scale, zero = expected.quantization()
+    assert isinstance(result.model.first, Int8Linear)
+    assert result.model.first.x_scale == pytest.approx(float(scale), rel=1e-6)
+    assert result.model.first.x_zero_point == int(zero)
+
+
+def test_samples_cap_what_is_looked_at() -> None:
+    data = batches()
+    capped = run(data, activations="static", samples=9, smooth=0)
+    first = run(data[:2], activations="static", smooth=0)
+    assert capped.model.first.x_scale == first.model.first.x_scale
+
+
+def test_example_inputs_serve_where_there_is_no_calibration_data() -> None:
+    data = batches()
+    result = run(None, data[0], smooth=0, corrections=["gptq"])
+    assert any("gptq reduced" in note for note in result.report.notes)
+    assert result.report.totals.output_cosine is not None
+
+
+def test_a_result_is_saved_and_loaded(tmp_path: Path) -> None:
+    data = batches()
+    result = run(data, activations="static", observer="mse", corrections=["awq", "gptq", "bias"])
+    tersor.save(result.model, tmp_path / "net.tersor")
+    again = tersor.load(tmp_path / "net.tersor", model=tersor_skeleton())
+    with torch.no_grad():
+        assert torch.equal(again(data[0]), result.model(data[0]))
+
+
+def tersor_skeleton() -> nn.Module:
+    """The float model with the bias that bias correction added."""
+    model = Net()
+    model.first = nn.Linear(WIDTH, 40)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"corrections": ["gptq2"]}, "corrections = "),
+        ({"corrections": "gptq"}, "corrections = 'gptq' is not a list"),
+        ({"weights": "int1"}, "weights = 'int1'"),
+        ({"codebook": "fp4"}, "codebook = 'fp4'"),
+        ({"codebook": "affine"}, "'affine' has at most 7 bits"),
+        ({"group_size": 48}, "group_size = 48"),
+        ({"observer": "max"}, "observer = 'max'"),
+        ({"average_bits": 9}, "average_bits = 9"),
+        ({"weights": "int4", "average_bits": 5}, "from 2 to the 4"),
+        ({"samples": 0}, "samples = 0"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        steps.Quantize(**settings)
+
+
+def test_missing_and_spent_data_are_refused() -> None:
+    with pytest.raises(RecipeError, match="corrections and average_bits need calibration data"):
+        run(corrections=["gptq"])
+    with pytest.raises(RecipeError, match="more than once"):
+        run(iter(batches()), corrections=["gptq"])
+    with pytest.raises(RecipeError, match='observer = "mse" look at the calibration data more than once'):
+        run(iter(batches()), activations="static", observer="mse")
+
+
+def test_a_full_step_goes_through_toml() -> None:
+    step = steps.Quantize(
+        "int4", "static", 0.3, "kmeans", 64, "percentile", ("awq", "gptq"), average_bits=3.5, samples=100
+    )
+    recipe = Recipe([step])
+    assert Recipe.from_toml_text(recipe.to_toml()) == recipe
