@@ -13,6 +13,7 @@
 namespace tersor::bindings {
 void BindSpmmF32(py::module_& m);      // spmm_f32.cc
 void BindSpmmS8(py::module_& m);       // spmm_s8.cc
+void BindLowRank(py::module_& m);      // lowrank.cc
 void BindEagerLinear(py::module_& m);  // eager_linear.cc
 void BindEncoderBlock(py::module_& m);  // encoder_block.cc
 }  // namespace tersor::bindings
@@ -228,6 +229,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         py::arg("w"), py::arg("scale"), Unlocked());
   tersor::bindings::BindSpmmS8(m);
   BindSpmmF32(m);
+  BindLowRank(m);
   tersor::bindings::BindEagerLinear(m);
   BindEncoderBlock(m);
 }

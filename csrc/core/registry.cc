@@ -93,6 +93,7 @@ Selection Select(size_t count) {
   s.depthwise_s8 = Best(&KernelSet::depthwise_s8, count);
   s.attention = Best(&KernelSet::attention, count);
   s.norm = Best(&KernelSet::norm, count);
+  s.gemm_f32 = Best(&KernelSet::gemm_f32, count);
   s.isa = RunnableKernelSets()[count - 1]->name;
   return s;
 }

@@ -23,6 +23,7 @@ struct Selection {
   const DepthwiseS8Kernel* depthwise_s8;
   const AttentionKernel* attention;
   const NormKernel* norm;
+  const GemmF32Kernel* gemm_f32;
   const char* isa;  // the best set under the cap
 };
 const Selection& Selected();

@@ -245,6 +245,27 @@ struct DepthwiseS8Kernel {
   void (*row)(const DepthwiseS8Args& args);
 };
 
+// One block of c = a W^T in float32 (docs/kernels.md, "Low rank"): m rows of a against n columns that start at a panel.
+struct GemmF32Args {
+  int32_t m, n, k;
+  const float* a;  // [m][k], row stride lda
+  int64_t lda;
+  const float* panel;    // [k][nr]; the next one lies panel_stride floats further
+  int64_t panel_stride;  // 0 is fine for one panel
+  const float* bias;     // [round_up(n, nr)]: what the sums begin with, or null: with what c holds
+  float* c;              // [m][n], row stride ldc
+  int64_t ldc;
+  const float* residual;  // [m][n], row stride ldr, or null: added to the sums at the end
+  int64_t ldr;
+  // sum = fma(a, w, sum) in the order of k.
+};
+
+struct GemmF32Kernel {
+  const char* id;  // gemm_f32_<mr>x<nr>_<isa>
+  int32_t mr, nr;
+  void (*tile)(const GemmF32Args& args);  // m <= mr, any n
+};
+
 // The ceiling that int8 kernels are measured against: the ISA's best exact multiply-add on registers alone.
 struct PeakKernel {
   const char* id;
@@ -310,6 +331,7 @@ struct KernelSet {
   const DepthwiseS8Kernel* depthwise_s8;
   const AttentionKernel* attention;
   const NormKernel* norm;
+  const GemmF32Kernel* gemm_f32;
 };
 
 }  // namespace tersor

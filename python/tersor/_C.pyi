@@ -41,6 +41,10 @@ class _EncoderInspection(TypedDict):
     parts: list[_EncoderPart]
     floats: dict[str, tuple[int, int]]
 
+class _LowRankInspection(_Inspection):
+    rank: int
+    dense: bool
+
 def isas_built() -> list[str]: ...
 def isas_available() -> list[str]: ...
 def isa_active() -> str: ...
@@ -117,4 +121,35 @@ def encoder_block(
     packed: NDArray[np.uint8],
     keep: NDArray[np.uint8] | NDArray[np.bool_] | None = None,
     score_bias: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]: ...
+def pack_lowrank_f32(down: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.uint8]: ...
+def unpack_lowrank_f32(packed: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+def inspect_lowrank_f32(packed: NDArray[np.uint8]) -> _LowRankInspection: ...
+def lowrank_f32(
+    x: NDArray[np.float32],
+    packed: NDArray[np.uint8],
+    bias: NDArray[np.float32] | None = None,
+    residual: NDArray[np.float32] | None = None,
+    activation: str = "none",
+) -> NDArray[np.float32]: ...
+def pack_lowrank_s8(
+    down: NDArray[np.int8],
+    down_scale: NDArray[np.float32],
+    up: NDArray[np.int8],
+    up_scale: NDArray[np.float32],
+    input_scale: NDArray[np.float32] | None = None,
+    dense: NDArray[np.int8] | None = None,
+    dense_scale: NDArray[np.float32] | None = None,
+) -> NDArray[np.uint8]: ...
+def unpack_lowrank_s8(packed: NDArray[np.uint8]) -> tuple[Any, ...]: ...
+def inspect_lowrank_s8(packed: NDArray[np.uint8]) -> _LowRankInspection: ...
+def input_scale_lowrank_s8(packed: NDArray[np.uint8]) -> NDArray[np.float32] | None: ...
+def lowrank_s8(
+    x: NDArray[np.float32],
+    packed: NDArray[np.uint8],
+    bias: NDArray[np.float32] | None = None,
+    residual: NDArray[np.float32] | None = None,
+    activation: str = "none",
+    x_scale: float = 0.0,
+    x_zero_point: int = 0,
 ) -> NDArray[np.float32]: ...

@@ -96,6 +96,7 @@ TEST(ScalarComesFirstAndHasEveryKernel) {
   CHECK(scalar.quantize != nullptr && scalar.convert != nullptr && scalar.activation != nullptr);
   CHECK(scalar.gemm_s8 != nullptr && scalar.peak != nullptr && scalar.spmm_s8 != nullptr);
   CHECK(scalar.spmm_f32 != nullptr && scalar.conv_s8 != nullptr && scalar.depthwise_s8 != nullptr);
+  CHECK(scalar.gemm_f32 != nullptr);
 }
 
 TEST(NamesAreUniqueAndEndInTheirIsa) {
@@ -122,6 +123,12 @@ TEST(NamesAreUniqueAndEndInTheirIsa) {
       own.emplace_back(spmm.id);
       const std::string tile = std::to_string(spmm.rows) + "x" + std::to_string(spmm.strip);
       CHECK_OR(own.back() == "spmm_f32_" + tile + "_" + set->name, "%s has a %s tile", spmm.id, tile.c_str());
+    }
+    if (set->gemm_f32 != nullptr) {
+      const tersor::GemmF32Kernel& gemm = *set->gemm_f32;
+      own.emplace_back(gemm.id);
+      const std::string tile = std::to_string(gemm.mr) + "x" + std::to_string(gemm.nr);
+      CHECK_OR(own.back() == "gemm_f32_" + tile + "_" + set->name, "%s has a %s tile", gemm.id, tile.c_str());
     }
     if (set->spmm_s8_rows != nullptr) own.emplace_back(set->spmm_s8_rows->id);
     if (set->conv_s8 != nullptr) own.emplace_back(set->conv_s8->id);

@@ -13,6 +13,7 @@ const ConvS8Kernel& ConvS8();            // conv_s8.cc
 const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
 const AttentionKernel& Attention();      // attention.cc
 const NormKernel& Norm();                // norm.cc
+const GemmF32Kernel& GemmF32();          // gemm_f32.cc
 }  // namespace avx512
 
 const KernelSet& KernelSet_avx512() {
@@ -30,6 +31,7 @@ const KernelSet& KernelSet_avx512() {
     s.depthwise_s8 = &avx512::DepthwiseS8();
     s.attention = &avx512::Attention();
     s.norm = &avx512::Norm();
+    s.gemm_f32 = &avx512::GemmF32();
     return s;
   }();
   return set;

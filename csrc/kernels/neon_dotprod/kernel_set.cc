@@ -13,6 +13,7 @@ const ConvS8Kernel& ConvS8();            // conv_s8.cc
 const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
 const AttentionKernel& Attention();      // attention.cc
 const NormKernel& Norm();                // norm.cc
+const GemmF32Kernel& GemmF32();          // gemm_f32.cc
 }  // namespace neon_dotprod
 
 const KernelSet& KernelSet_neon_dotprod() {
@@ -30,6 +31,7 @@ const KernelSet& KernelSet_neon_dotprod() {
     s.depthwise_s8 = &neon_dotprod::DepthwiseS8();
     s.attention = &neon_dotprod::Attention();
     s.norm = &neon_dotprod::Norm();
+    s.gemm_f32 = &neon_dotprod::GemmF32();
     return s;
   }();
   return set;

@@ -13,6 +13,7 @@ const ConvS8Kernel& ConvS8();            // conv_s8.cc
 const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
 const AttentionKernel& Attention();      // attention.cc
 const NormKernel& Norm();                // norm.cc
+const GemmF32Kernel& GemmF32();          // gemm_f32.cc
 }  // namespace scalar
 
 const KernelSet& KernelSet_scalar() {
@@ -30,6 +31,7 @@ const KernelSet& KernelSet_scalar() {
     s.depthwise_s8 = &scalar::DepthwiseS8();
     s.attention = &scalar::Attention();
     s.norm = &scalar::Norm();
+    s.gemm_f32 = &scalar::GemmF32();
     return s;
   }();
   return set;
