@@ -1,4 +1,4 @@
-"""Quantize steps that do more than rounding to int8: observers, corrections, bits per layer, in compress and in files."""
+"""Quantize steps that do more than rounding to int8, in compress and in files."""
 
 from __future__ import annotations
 

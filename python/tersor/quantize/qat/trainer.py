@@ -1,0 +1,208 @@
+"""Quantisation-aware training in one's own loop: prepare, step, finish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from tersor import modules, observe
+from tersor.errors import SwapError
+from tersor.modules import find_candidates
+from tersor.nn.coded import layer_from_codes
+from tersor.quantize.qat.layers import QATConv2d, QATLinear, Scheme
+from tersor.quantize.qat.norms import conv_norm_pairs
+from tersor.selection import matches
+from tersor.structure import replace_module
+
+KERNEL_BITS = 8
+"""Of the inputs that the kernels take."""
+
+
+@dataclass(frozen=True)
+class QATResult:
+    """What became of the layers.
+
+    Attributes:
+        accelerated: layers that run on the very integers they were trained with.
+        floats: float layers with rounded weights, and why there is no accelerated one.
+    """
+
+    accelerated: tuple[str, ...]
+    floats: dict[str, str]
+
+
+class QAT:
+    """Trains a model with the rounding that it will have.
+
+    Replaces linear and convolution layers by ones that round their weights and inputs, with gradients straight
+    through; batch norms become part of the convolutions before them. Parameters stay the same objects; learned steps
+    are new ones, so make the optimiser afterwards. Call :meth:`step` after every optimiser step and :meth:`finish` at
+    the end.
+
+    Args:
+        model: changed in place.
+        scheme: how layers are quantised.
+        steps: optimiser steps that are planned; None never freezes anything before the end.
+        observe: the part of them after which static ranges stay (their steps are learned from then on).
+        norms: the part after which the statistics of batch norms stay.
+        include, exclude: shell wildcards on names; layers with tied weights are left alone.
+        calibration: inputs to take the first static ranges from; without it they come from the first batches.
+
+    Raises:
+        SwapError: no layer is selected, or the model failed on a calibration batch.
+        ValueError: the code book, observer or another setting is not known.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scheme: Scheme | None = None,
+        *,
+        steps: int | None = None,
+        observe: float = 0.2,
+        norms: float = 0.6,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        calibration: Iterable[Any] = (),
+    ) -> None:
+        self.model, self.scheme = model, scheme or Scheme()
+        self.steps, self.done = steps, 0
+        self._observe, self._norms = observe, norms
+        self._absorbed = conv_norm_pairs(model)
+        self.layers: dict[str, QATLinear | QATConv2d] = {}
+        self._prepare(include, exclude)
+        for index, batch in enumerate(calibration):
+            _run(model, batch, index)
+
+    def step(self) -> None:
+        """An optimiser step was made."""
+        self.done += 1
+        if self.steps is None:
+            return
+        if self.done == max(round(self._observe * self.steps), 1):
+            self.freeze_observers()
+        if self.done == max(round(self._norms * self.steps), 1):
+            self.freeze_norms()
+
+    def freeze_observers(self) -> None:
+        """Static ranges stay from here on."""
+        for layer in self.layers.values():
+            if layer.fake_input is not None:
+                layer.fake_input.freeze()
+
+    def freeze_norms(self) -> None:
+        """The statistics of folded batch norms stay from here on."""
+        for layer in self.layers.values():
+            if isinstance(layer, QATConv2d):
+                layer.norm_frozen = True
+
+    def finish(self) -> QATResult:
+        """Put the final layers in place.
+
+        A linear layer becomes an Int8Linear or a CodebookLinear with exactly the integers that it was trained with;
+        where no kernel takes them, and in convolutions, a float layer with the rounded weights.
+        """
+        self.freeze_observers()
+        accelerated, floats = [], {}
+        for name, layer in self.layers.items():
+            reason = unsupported(layer)
+            try:
+                made: nn.Module = layer.to_float() if reason else accelerate(layer)
+            except ValueError as error:
+                made, reason = layer.to_float(), str(error)
+            if reason:
+                floats[name] = reason
+            else:
+                accelerated.append(name)
+            self._place(name, layer, made)
+        return QATResult(tuple(accelerated), floats)
+
+    def _prepare(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        refused = {one.module: one.refusal for one in find_candidates(self.model)}
+        tied = modules.tied_parameters(self.model)
+        found = dict(self.model.named_modules())
+        for name, module in found.items():
+            if matches([name], exclude) is not None or (include and matches([name], include) is None):
+                continue
+            made: QATLinear | QATConv2d
+            if type(module) is nn.Linear and refused.get(module) is None:
+                made = QATLinear.of(module, self.scheme)
+            elif type(module) is nn.Conv2d and id(module) not in tied:
+                norm = found.get(self._absorbed.get(name, ""))
+                made = QATConv2d.of(module, self.scheme, norm if isinstance(norm, nn.BatchNorm2d) else None)
+                if made.norm is not None:
+                    modules.replace(self.model, made.norm, _Absorbed(made.norm))
+            else:
+                continue
+            if module is self.model:
+                raise SwapError("the model is itself a layer; put it into an nn.Sequential")
+            modules.take_over(module, made)
+            modules.replace(self.model, module, made)
+            self.layers[name] = made
+        if not self.layers:
+            raise SwapError("no linear or convolution layer is selected")
+
+    def _place(self, name: str, layer: QATLinear | QATConv2d, made: nn.Module) -> None:
+        if not isinstance(layer, QATConv2d):
+            modules.take_over(layer, made, skip=("fake_weight", "fake_input"))
+            modules.replace(self.model, layer, made)
+            return
+        if layer.norm is None:
+            modules.replace(self.model, layer, made)
+            return
+        # Folding changes the structure, which a file has to know.
+        replace_module(self.model, name, made)
+        replace_module(self.model, self._absorbed[name], nn.Identity())
+
+
+class _Absorbed(nn.Identity):
+    """Stands where a batch norm was that a convolution has taken in."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.training = norm.training
+
+
+def unsupported(layer: QATLinear | QATConv2d) -> str | None:
+    """Why no accelerated layer computes what this one does, or None."""
+    if isinstance(layer, QATConv2d):
+        return "a convolution: it is float, with rounded weights"
+    if layer.fake_input is None:
+        return "its input is float"
+    if layer.fake_input.bits != KERNEL_BITS:
+        return f"the kernels take inputs of {KERNEL_BITS} bits, not {layer.fake_input.bits}"
+    if layer.fake_input.mode == "static" and layer.fake_input.observer.units == 0:
+        return "it was never called"
+    return None
+
+
+def accelerate(layer: QATLinear | QATConv2d) -> nn.Module:
+    """The accelerated layer with the integers of a linear one; raises ValueError where there is none."""
+    assert layer.fake_input is not None
+    settings: dict[str, Any] = {}
+    if layer.fake_input.mode == "static":
+        settings = {
+            "x_scale": float(layer.fake_input.scale.detach()),
+            "x_zero_point": int(layer.fake_input.zero_point),
+        }
+    plain = nn.Linear(layer.weight.shape[1], layer.weight.shape[0], device="meta")
+    plain.weight, plain.training = layer.weight, layer.training
+    plain.register_parameter("bias", layer._parameters["bias"])
+    return layer_from_codes(plain, layer.codes(), **settings)
+
+
+def _run(model: nn.Module, batch: Any, index: int) -> None:
+    """One calibration batch: static layers that observe do so in training mode only, or as long as they saw nothing."""
+    inputs = [m for m in model.modules() if isinstance(m, QATLinear | QATConv2d) and m.fake_input is not None]
+    with observe.watching(inputs, _see):
+        observe.run(model, batch, f"calibration batch {index}")
+
+
+def _see(layer: nn.Module, x: Any, _: Any) -> None:
+    assert isinstance(layer, QATLinear | QATConv2d)
+    fake = layer.fake_input
+    if fake is not None and fake.mode == "static" and fake.observing:
+        fake.observer.add(x)
