@@ -1,4 +1,4 @@
-"""The examples that the contract tests run for every kind of replacement layer: plain, and smoothed where it can be."""
+"""The examples that the contract tests run for every kind of linear layer: plain, and smoothed where it can be."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.nn import REGISTRY, PackedLayer
+from tersor.nn.packed_linear import PackedLinear
 from tersor.nn.sparse_layer import SparseLayer
 from tersor.nn.sparse_weight import expand
 
@@ -17,6 +18,7 @@ SMOOTHED = " smoothed"
 CASES = [
     case
     for kind, cls in sorted(REGISTRY.items())
+    if issubclass(cls, PackedLinear)
     for case in (kind, *([kind + SMOOTHED] if "input_scale" in cls.optional else []))
 ]
 NEEDS = {"int8_conv1d": "transformers"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -68,6 +68,7 @@ class Family:
     name: ClassVar[str] = ""
     mask_names: ClassVar[tuple[str, ...]] = ("attention_mask", "attn_mask")
     bias_name: ClassVar[str] = ""
+    has_dropout: ClassVar[bool] = True  # in training
     true_is_kept: ClassVar[bool] = True  # what True means in a mask of bool
     harmless: ClassVar[frozenset[str]] = frozenset(
         {"use_cache", "position_ids", "cache_position", "return_dict", "output_hidden_states"}
@@ -100,7 +101,7 @@ class Family:
                 score_bias = value
             else:
                 return None
-        return Call(x, mask, score_bias)  # type: ignore[arg-type]  # what is no tensor is refused later
+        return Call(x, mask, score_bias)  # what is no tensor is refused later
 
 
 def register_family(cls: FamilyT) -> FamilyT:
@@ -171,7 +172,12 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": _gelu_tanh, "silu": F.silu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": F.silu,
+}
 
 
 def _check_complete(module: nn.Module, anatomy: Anatomy) -> None:

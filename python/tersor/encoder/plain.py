@@ -96,6 +96,7 @@ class Plain(Family):
     name = "plain"
     mask_names = ("mask",)
     bias_name = "score_bias"
+    has_dropout = False
 
     @classmethod
     def anatomy(cls, module: nn.Module) -> Anatomy | None:

@@ -45,7 +45,8 @@ def encoder_block(x: Tensor, layers: Mapping[str, Layer], shape: Shape, scores: 
     """
 
     def attention(z: Tensor) -> Tensor:
-        parts = layers["qkv"](z).unflatten(-1, (3, shape.heads, -1))  # [batch, tokens, 3, heads, head size]
+        parts = layers["qkv"](z)  # [batch, tokens, 3 * heads * head size]
+        parts = parts.view(*z.shape[:2], 3, shape.heads, -1)
         q, k, v = parts.permute(2, 0, 3, 1, 4)  # [batch, heads, tokens, head size] each
         products = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
         if scores is not None:
@@ -79,7 +80,8 @@ def activate(z: Tensor, name: str) -> Tensor:
     """An activation of tersor.ops.ACTIVATIONS by its name."""
     if name == "gelu_tanh":
         return F.gelu(z, approximate="tanh")
-    return {"none": lambda t: t, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}[name](z)
+    functions: dict[str, Layer] = {"none": lambda t: t, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+    return functions[name](z)
 
 
 def padded_scores(keep: Tensor, score_bias: Tensor | None = None) -> Tensor:

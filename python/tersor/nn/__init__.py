@@ -1,10 +1,20 @@
 """Replacement layers. Each can be used alone: `Int8Linear.from_float(linear)`."""
 
 from tersor.nn.conv1d import Int8Conv1D
+from tersor.nn.encoder_block import EncoderBlock
 from tersor.nn.int8_linear import Int8Linear
 from tersor.nn.packed_layer import PackedLayer
 from tersor.nn.registry import REGISTRY, register
 from tersor.nn.sparse_int8_linear import SparseInt8Linear
 from tersor.nn.sparse_linear import SparseLinear
 
-__all__ = ["REGISTRY", "Int8Conv1D", "Int8Linear", "PackedLayer", "SparseInt8Linear", "SparseLinear", "register"]
+__all__ = [
+    "REGISTRY",
+    "EncoderBlock",
+    "Int8Conv1D",
+    "Int8Linear",
+    "PackedLayer",
+    "SparseInt8Linear",
+    "SparseLinear",
+    "register",
+]

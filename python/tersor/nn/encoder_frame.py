@@ -1,0 +1,161 @@
+"""How an encoder block stands in for a float block: as an instance of its class, with its tree and its attributes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from tersor.encoder.family import Anatomy, Family, argument_names, find_family
+from tersor.encoder.plain import Plain, PlainBlock, plain_anatomy
+from tersor.encoder.probe import PROBE, Found, shape_of
+from tersor.nn.encoder_config import BlockConfig
+from tersor.nn.encoder_parts import OWN, Duplicate, copy_attributes, make_floats, make_parts, rebuilt
+
+if TYPE_CHECKING:
+    from tersor.nn.encoder_block import EncoderBlock
+
+_CLASSES: dict[type[nn.Module], type[EncoderBlock]] = {}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a block stands in for.
+
+    Attributes:
+        family, anatomy: of the float block.
+        names: the positional arguments of its forward.
+        returns_tuple: its result is a tuple with one tensor.
+        attributes: what the block has from it, beside children.
+    """
+
+    family: type[Family]
+    anatomy: Anatomy
+    names: tuple[str, ...]
+    returns_tuple: bool
+    attributes: tuple[str, ...]
+
+
+def block_class(base: type[EncoderBlock], float_class: type[nn.Module]) -> type[EncoderBlock]:
+    """EncoderBlock as a subclass of a float class, so that a model which looks for its blocks finds it."""
+    if float_class not in _CLASSES:
+        members = {
+            "float_class": float_class,
+            "registered_as": base,
+            "__module__": base.__module__,
+            "__doc__": base.__doc__,
+        }
+        _CLASSES[float_class] = type(base.__name__, (base, float_class), members)
+    return _CLASSES[float_class]
+
+
+def blank_block(base: type[EncoderBlock], float_class: type[nn.Module]) -> EncoderBlock:
+    """A block without any state, for pickle."""
+    cls = block_class(base, float_class)
+    return cls.__new__(cls)
+
+
+def look(module: nn.Module) -> Found | None:
+    """What kind of encoder block `module` is, be it float or packed; raises ValueError like Probe.look."""
+    frame = module.__dict__.get("_frame")
+    if isinstance(frame, Frame):
+        return Found(frame.family, frame.anatomy, frame.returns_tuple)
+    return PROBE.look(module)
+
+
+def stand_in(
+    block: EncoderBlock,
+    module: nn.Module,
+    found: Found,
+    duplicate: Duplicate = lambda value: value,
+    hooks: bool = False,
+) -> None:
+    """Give `block` the class, the children and the attributes of a block that it takes the place of.
+
+    `duplicate` is applied to attributes and to the hook tables of modules inside, which stay behind without `hooks`.
+    """
+    base = next(cls for cls in type(block).__mro__ if "kind" in cls.__dict__)
+    float_class = getattr(module, "float_class", type(module))
+    if old := block.__dict__.get("_frame"):
+        for key in old.attributes:
+            del block.__dict__[key]
+    block.__class__ = block_class(base, float_class)
+    make = make_parts(block, found.anatomy)
+    children = {
+        key: None if child is None else rebuilt(child, make, duplicate, hooks, key)
+        for key, child in module._modules.items()
+    }
+    block._modules.clear()
+    block._modules.update(children)
+    before = {*block.__dict__, "_frame"}
+    block._frame = Frame(found.family, found.anatomy, argument_names(float_class), found.returns_tuple, ())
+    block.__dict__.pop("_hook_tables", None)
+    copy_attributes(module, block, duplicate)
+    attributes = tuple(key for key in block.__dict__ if key not in before)
+    block._frame = Frame(found.family, found.anatomy, block._frame.names, found.returns_tuple, attributes)
+
+
+def stand_alone(block: EncoderBlock, config: BlockConfig) -> None:
+    """Let a block that takes no other's place be called like a PlainBlock."""
+    plain = PlainBlock(
+        config.hidden,
+        config.heads,
+        config.ffn,
+        head_dim=config.head_dim,
+        activation=config.activation,
+        norm_first=config.norm_first,
+        eps=(config.eps1, config.eps2),
+        device="meta",
+    )
+    stand_in(block, plain, Found(Plain, plain_anatomy(plain), False))
+
+
+def float_module(block: EncoderBlock, hooks: bool = False) -> nn.Module:
+    """The float block with the dequantised weights; with `hooks`, it shares the hook tables inside."""
+    made: Any = block.float_class.__new__(block.float_class)
+    nn.Module.__init__(made)
+    for key in block._frame.attributes:
+        made.__dict__[key] = block.__dict__[key]
+    for key, child in block._modules.items():
+        made._modules[key] = None if child is None else rebuilt(child, make_floats, lambda value: value, hooks, key)
+    made.training = block.training
+    return made  # type: ignore[no-any-return]
+
+
+def differences(settings: BlockConfig, module: nn.Module) -> str | None:
+    """Why a block of these settings can't take the place of `module`, or None when it can."""
+    try:
+        problem = _shape_difference(settings, module)
+        found = None if problem else look(module)  # tried out only where its size is that of the settings
+    except ValueError as error:
+        return f"can't take the place of a {type(module).__name__}: {error}"
+    if problem is None and (found is None or found.anatomy.norm_first is not settings.norm_first):
+        problem = f"has norm_first {settings.norm_first} in the file and another order in the model"
+    return problem
+
+
+def _shape_difference(settings: BlockConfig, module: nn.Module) -> str | None:
+    found = find_family(module)
+    if found is None:
+        return f"is a {type(module).__name__} in the model, which is no encoder block of a known form"
+    shape = shape_of(module, found[1])
+    own = {
+        "hidden": (settings.hidden, shape.hidden),
+        "heads": (settings.heads, shape.heads),
+        "head_dim": (settings.head_dim, shape.attention // shape.heads),
+        "ffn": (settings.ffn, shape.ffn),
+        "activation": (settings.activation, shape.activation),
+        "eps1": (settings.eps1, shape.eps1),
+        "eps2": (settings.eps2, shape.eps2),
+    }
+    for name, (ours, theirs) in own.items():
+        if ours != theirs:
+            return f"has {name} {ours} in the file and {theirs} in the model"
+    return None
+
+
+def clash(base: type[EncoderBlock], module: nn.Module) -> str | None:
+    """Why a block can't have the attributes of `module`, or None when it can."""
+    taken = [key for key in module.__dict__ if key not in OWN and hasattr(base, key)]
+    return f"an encoder block has no place for its attribute {', '.join(taken)}" if taken else None
