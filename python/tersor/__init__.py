@@ -11,19 +11,34 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from tersor import checkpoint, errors, kernels, nn, ops, prune, recipe, report, steps, structure
+    from tersor import (
+        checkpoint,
+        distill,
+        errors,
+        kernels,
+        nn,
+        ops,
+        prune,
+        recipe,
+        report,
+        steps,
+        structure,
+        training,
+    )
     from tersor.benchmark import benchmark
     from tersor.checkpoint import inspect, load, save
     from tersor.compress import CompressionResult, compress
     from tersor.doctor import doctor
     from tersor.errors import (
         CheckpointError,
+        DistillError,
         NativeError,
         PruneError,
         RecipeError,
         StructureError,
         SwapError,
         TersorError,
+        TrainError,
     )
     from tersor.recipe import Recipe
     from tersor.report import Report
@@ -35,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "CompressionResult",
+    "DistillError",
     "NativeError",
     "PruneError",
     "Recipe",
@@ -44,9 +60,11 @@ __all__ = [
     "SwapError",
     "SwapReport",
     "TersorError",
+    "TrainError",
     "benchmark",
     "checkpoint",
     "compress",
+    "distill",
     "doctor",
     "errors",
     "inspect",
@@ -62,16 +80,31 @@ __all__ = [
     "steps",
     "structure",
     "swap",
+    "training",
     "tune",
 ]
 
 # Where each public name lives: a module itself, or a name inside one.
 _MODULES: Final = frozenset(
-    {"checkpoint", "errors", "kernels", "nn", "ops", "prune", "recipe", "report", "steps", "structure"}
+    {
+        "checkpoint",
+        "distill",
+        "errors",
+        "kernels",
+        "nn",
+        "ops",
+        "prune",
+        "recipe",
+        "report",
+        "steps",
+        "structure",
+        "training",
+    }
 )
 _HOMES: Final[dict[str, str]] = {
     "CheckpointError": "errors",
     "CompressionResult": "compress",
+    "DistillError": "errors",
     "NativeError": "errors",
     "PruneError": "errors",
     "Recipe": "recipe",
@@ -81,6 +114,7 @@ _HOMES: Final[dict[str, str]] = {
     "SwapError": "errors",
     "SwapReport": "swap",
     "TersorError": "errors",
+    "TrainError": "errors",
     "benchmark": "benchmark",
     "compress": "compress",
     "doctor": "doctor",

@@ -42,3 +42,11 @@ class PruneError(TersorError):
 
 class StructureError(TersorError):
     """The structure of a model can't be changed as asked."""
+
+
+class TrainError(TersorError):
+    """A training can't run as asked, or can't go on."""
+
+
+class DistillError(TersorError):
+    """A student can't be taught as asked."""
