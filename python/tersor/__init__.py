@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         TersorError,
         TrainError,
     )
+    from tersor.prune import prune_channels
     from tersor.recipe import Recipe
     from tersor.report import Report
     from tersor.swap import SwapReport, restore, swap
@@ -73,6 +74,7 @@ __all__ = [
     "nn",
     "ops",
     "prune",
+    "prune_channels",
     "recipe",
     "report",
     "restore",
@@ -120,6 +122,7 @@ _HOMES: Final[dict[str, str]] = {
     "doctor": "doctor",
     "inspect": "checkpoint",
     "load": "checkpoint",
+    "prune_channels": "prune",
     "restore": "swap",
     "save": "checkpoint",
     "swap": "swap",

@@ -24,17 +24,20 @@ from tersor.prune.patterns import Blocks, NofM, Pattern, Unstructured, parse_pat
 from tersor.prune.pruner import PrunedLayer, Pruner, PruneResult
 from tersor.prune.schedules import SCHEDULES, Cubic, Linear, OneShot, Schedule, register_schedule
 from tersor.prune.sensitivity import Sensitivity, sensitivity_scan
+from tersor.prune.structured import ChannelResult, GroupRow, prune_channels
 
 __all__ = [
     "CRITERIA",
     "SCHEDULES",
     "Blocks",
     "Calibration",
+    "ChannelResult",
     "Criterion",
     "Cubic",
     "Entropy",
     "Fisher",
     "Gradient",
+    "GroupRow",
     "Linear",
     "Magnitude",
     "NofM",
@@ -54,6 +57,7 @@ __all__ = [
     "find_layers",
     "fit",
     "parse_pattern",
+    "prune_channels",
     "register_criterion",
     "register_schedule",
     "sensitivity_scan",
