@@ -166,7 +166,8 @@ def test_removal_is_exact_where_nothing_normalises_over_it(name: str) -> None:
     groups, _ = find_groups(model, coupling)
     groups = [group for group in groups if group.kind != "width"]
     assert groups
-    for group in groups:
+    tried = groups if name in CASES else {group.kind: group for group in groups}.values()  # the last of each kind
+    for group in tried:
         removed = group.units[[0, len(group.units) - 1]] if len(group.units) > 2 else group.units[:1]
         if group.kind == "units" and name == "recurrent":
             removed = group.units[1:3]
