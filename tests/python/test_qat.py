@@ -52,7 +52,7 @@ def test_weight_gradients_go_straight_through_inside_the_range() -> None:
     assert 0 < int(inside.sum()) < inside.numel()
     assert weight.grad is not None
     assert torch.allclose(weight.grad, torch.where(inside, upstream, torch.zeros(())))
-    # LSQ: round(v) - v inside, the end outside, slowed by 1 / sqrt(weights per step * largest entry); times s for log s.
+    # LSQ: round(v) - v inside, the end outside, by 1 / sqrt(weights per step * largest entry); times s for log s.
     slope = torch.where(inside, units.clamp(-4, 3).round() - units, units.clamp(-4, 3).round())
     expected = (slope * upstream).sum(1, keepdim=True) * fake.scale.detach() / (40 * 4) ** 0.5
     assert fake.log_scale.grad is not None
