@@ -13,6 +13,8 @@ from tersor import modules, observe
 from tersor.conversion import Conversion, convert_linear
 from tersor.errors import RecipeError, SwapError
 from tersor.pipeline import Run
+from tersor.qat_conversion import convert_trained
+from tersor.quantize.diagnosis import can_judge, suggestions
 from tersor.recipe import Recipe
 from tersor.report import LayerRow, Report
 from tersor.selection import why_none
@@ -21,8 +23,10 @@ from tersor.swap import check_model, make_report
 
 LARGE_ERROR = 0.05
 """Relative error of a layer above which the report suggests what to do."""
+SUGGESTIONS = 8
+"""For how many layers it tries out what would help."""
 
-STAGES: tuple[Callable[[Conversion], None], ...] = (convert_linear,)
+STAGES: tuple[Callable[[Conversion], None], ...] = (convert_linear, convert_trained)
 """What looks for layers to replace when the steps of the recipe that edit the model are done."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -173,22 +177,26 @@ def _with_errors(report: Report, conversion: Conversion, compressed: nn.Module, 
     if run.teacher is not run.model:
         expected = observe.run(run.teacher, example_inputs, "example_inputs")
     total = observe.output_error(observe.run(compressed, example_inputs, "example_inputs"), expected)
-    rows = [
-        _with_error(row, replacements.get(old), errors.get(id(old)))
-        for row, old in zip(report.rows, conversion.rows, strict=True)
-    ]
+    rows = [_with_error(row, errors.get(id(old))) for row, old in zip(report.rows, conversion.rows, strict=True)]
+    rows = _advised(rows, conversion, example_inputs)
     totals = report.totals
     if total is not None:
         totals = dataclasses.replace(totals, output_error=total[0], output_cosine=total[1])
     return dataclasses.replace(report, rows=tuple(rows), totals=totals)
 
 
-def _with_error(row: LayerRow, new: nn.Module | None, error: float | None) -> LayerRow:
+def _advised(rows: list[LayerRow], conversion: Conversion, example_inputs: Any) -> list[LayerRow]:
+    """What would help the layers that lose most."""
+    layers = {row.name: old for row, old in zip(rows, conversion.rows, strict=True)}
+    worst = sorted((row for row in rows if row.suggestion is not None), key=lambda row: -(row.rel_error or 0.0))
+    pairs = {row.name: (layers[row.name], conversion.replacements[layers[row.name]]) for row in worst[:SUGGESTIONS]}
+    pairs = {name: pair for name, pair in pairs.items() if can_judge(*pair)}
+    advice = suggestions(conversion.run.model, pairs, example_inputs) if pairs else {}
+    return [dataclasses.replace(row, suggestion=advice.get(row.name, row.suggestion)) for row in rows]
+
+
+def _with_error(row: LayerRow, error: float | None) -> LayerRow:
     if error is None:
         return row
-    suggestion = None
-    if error > LARGE_ERROR:
-        suggestion = f'Keep it float with exclude = ["{row.name}"].'
-        if getattr(new, "x_scale", 0.0):
-            suggestion = f'Use activations = "dynamic", or more calibration data. {suggestion}'
-    return dataclasses.replace(row, rel_error=error, suggestion=suggestion)
+    keep = f'Keep it float with exclude = ["{row.name}"].' if error > LARGE_ERROR else None
+    return dataclasses.replace(row, rel_error=error, suggestion=keep)

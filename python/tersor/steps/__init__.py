@@ -2,6 +2,7 @@
 
 from tersor.recipe import STEPS, Step
 from tersor.steps.prune import Prune
+from tersor.steps.qat import QAT
 from tersor.steps.quantize import Quantize
 
-__all__ = ["STEPS", "Prune", "Quantize", "Step"]
+__all__ = ["QAT", "STEPS", "Prune", "Quantize", "Step"]

@@ -89,13 +89,14 @@ class FakeInput(nn.Module):
     """Quantises inputs to unsigned integers of ``bits`` bits with a zero point, as the kernels do.
 
     Args:
-        mode: ``"dynamic"``: each row by its own range; ``"static"``: all by one range, which the observer chooses while
-            ``observing`` is true and which then stays, with a learned step.
+        mode: ``"dynamic"``: each row by its own range; ``"static"``: all by one range, which the observer chooses from
+            what is seen in training, while ``observing`` is true, and which then stays, with a learned step.
         observer: a name in ``tersor.quantize.observers.OBSERVERS``.
         learned: the static step is trained once the range is frozen.
     """
 
     zero_point: Tensor
+    ranged: Tensor  # whether there is a static range
 
     def __init__(self, mode: str, bits: int = 8, observer: str = "moving_average", learned: bool = True) -> None:
         super().__init__()
@@ -104,6 +105,7 @@ class FakeInput(nn.Module):
         self.observing = mode == "static"
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learned and mode == "static")
         self.register_buffer("zero_point", torch.zeros(()))
+        self.register_buffer("ranged", torch.zeros((), dtype=torch.bool))
 
     @property
     def scale(self) -> Tensor:
@@ -115,7 +117,7 @@ class FakeInput(nn.Module):
         if self.mode == "dynamic":
             return self._dynamic(x)
         if self.observing:
-            if self.training or self.observer.units == 0:
+            if self.training or torch.is_grad_enabled() or self.observer.units == 0:
                 self.observer.add(x)
             self._take_range()
         scale = (
@@ -135,6 +137,7 @@ class FakeInput(nn.Module):
             scale, zero = self.observer.quantization(self.bits)
             self.log_scale.copy_(scale[0].log())
             self.zero_point.copy_(zero[0])
+            self.ranged.fill_(True)
 
     def _dynamic(self, x: Tensor) -> Tensor:
         most = 2**self.bits - 1

@@ -69,7 +69,7 @@ class QAT:
         calibration: Iterable[Any] = (),
     ) -> None:
         self.model, self.scheme = model, scheme or Scheme()
-        self.steps, self.done = steps, 0
+        self.steps, self.count = steps, 0
         self._observe, self._norms = observe, norms
         self._absorbed = conv_norm_pairs(model)
         self.layers: dict[str, QATLinear | QATConv2d] = {}
@@ -79,12 +79,33 @@ class QAT:
 
     def step(self) -> None:
         """An optimiser step was made."""
-        self.done += 1
+        self.count += 1
+        self._follow()
+
+    @property
+    def done(self) -> bool:
+        """Whether everything is frozen, see tersor.training.Companion."""
+        return self.steps is None or self.count >= max(self._freezes(self.steps))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps made. Ranges are part of the model; an observer that still observes starts anew."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go on after as many steps."""
+        self.count = int(state["count"])
+        self._follow()
+
+    def _freezes(self, steps: int) -> tuple[int, int]:
+        return max(round(self._observe * steps), 1), max(round(self._norms * steps), 1)
+
+    def _follow(self) -> None:
         if self.steps is None:
             return
-        if self.done == max(round(self._observe * self.steps), 1):
+        ranges, norms = self._freezes(self.steps)
+        if self.count >= ranges:
             self.freeze_observers()
-        if self.done == max(round(self._norms * self.steps), 1):
+        if self.count >= norms:
             self.freeze_norms()
 
     def freeze_observers(self) -> None:
@@ -105,20 +126,35 @@ class QAT:
         A linear layer becomes an Int8Linear or a CodebookLinear with exactly the integers that it was trained with;
         where no kernel takes them, and in convolutions, a float layer with the rounded weights.
         """
-        self.freeze_observers()
-        accelerated, floats = [], {}
+        floats = self.finish_convolutions()
+        accelerated = []
         for name, layer in self.layers.items():
-            reason = unsupported(layer)
-            try:
-                made: nn.Module = layer.to_float() if reason else accelerate(layer)
-            except ValueError as error:
-                made, reason = layer.to_float(), str(error)
-            if reason:
-                floats[name] = reason
-            else:
+            if name in floats:
+                continue
+            made, reason = final_layer(layer)
+            if reason is None:
                 accelerated.append(name)
-            self._place(name, layer, made)
+            else:
+                floats[name] = reason
+            modules.take_over(layer, made, skip=("fake_weight", "fake_input"))
+            modules.replace(self.model, layer, made)
         return QATResult(tuple(accelerated), floats)
+
+    def finish_convolutions(self) -> dict[str, str]:
+        """The first half of :meth:`finish`: freeze everything, and put convolutions in place of trained ones.
+
+        Returns:
+            The convolutions, and why they are float.
+        """
+        self.freeze_observers()
+        self.freeze_norms()
+        floats = {}
+        for name, layer in self.layers.items():
+            if isinstance(layer, QATConv2d):
+                made, reason = final_layer(layer)
+                floats[name] = str(reason)
+                self._place(name, layer, made)
+        return floats
 
     def _prepare(self, include: Sequence[str], exclude: Sequence[str]) -> None:
         refused = {one.module: one.refusal for one in find_candidates(self.model)}
@@ -145,17 +181,13 @@ class QAT:
         if not self.layers:
             raise SwapError("no linear or convolution layer is selected")
 
-    def _place(self, name: str, layer: QATLinear | QATConv2d, made: nn.Module) -> None:
-        if not isinstance(layer, QATConv2d):
+    def _place(self, name: str, layer: QATConv2d, made: nn.Module) -> None:
+        if layer.norm is None:
             modules.take_over(layer, made, skip=("fake_weight", "fake_input"))
             modules.replace(self.model, layer, made)
-            return
-        if layer.norm is None:
-            modules.replace(self.model, layer, made)
-            return
-        # Folding changes the structure, which a file has to know.
-        replace_module(self.model, name, made)
-        replace_module(self.model, self._absorbed[name], nn.Identity())
+        else:  # folding changes the structure, which a file has to know
+            replace_module(self.model, name, made)
+            replace_module(self.model, self._absorbed[name], nn.Identity())
 
 
 class _Absorbed(nn.Identity):
@@ -174,13 +206,24 @@ def unsupported(layer: QATLinear | QATConv2d) -> str | None:
         return "its input is float"
     if layer.fake_input.bits != KERNEL_BITS:
         return f"the kernels take inputs of {KERNEL_BITS} bits, not {layer.fake_input.bits}"
-    if layer.fake_input.mode == "static" and layer.fake_input.observer.units == 0:
+    if layer.fake_input.mode == "static" and not bool(layer.fake_input.ranged):
         return "it was never called"
     return None
 
 
-def accelerate(layer: QATLinear | QATConv2d) -> nn.Module:
-    """The accelerated layer with the integers of a linear one; raises ValueError where there is none."""
+def final_layer(layer: QATLinear | QATConv2d) -> tuple[nn.Module, str | None]:
+    """The accelerated layer with the integers of a trained one, and None; or a float one, and why."""
+    reason = unsupported(layer)
+    if reason is None:
+        assert isinstance(layer, QATLinear)
+        try:
+            return _accelerated(layer), None
+        except ValueError as error:
+            reason = str(error)
+    return layer.to_float(), reason
+
+
+def _accelerated(layer: QATLinear) -> nn.Module:
     assert layer.fake_input is not None
     settings: dict[str, Any] = {}
     if layer.fake_input.mode == "static":
