@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from torch import Tensor, nn
@@ -18,8 +21,10 @@ from tersor.quantize.diagnosis import can_judge, suggestions
 from tersor.recipe import Recipe
 from tersor.report import LayerRow, Report
 from tersor.selection import why_none
+from tersor.stepping import apply_edits, final_row
 from tersor.steps import Prune, Quantize
 from tersor.swap import check_model, make_report
+from tersor.work import WorkFolder
 
 LARGE_ERROR = 0.05
 """Relative error of a layer above which the report suggests what to do."""
@@ -56,6 +61,8 @@ def compress(
     untie: bool = False,
     force: bool = False,
     progress: bool = True,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    work: str | os.PathLike[str] | None = None,
 ) -> CompressionResult[ModelT]:
     """Apply a recipe to a copy of ``model``; the float model is not touched.
 
@@ -81,6 +88,10 @@ def compress(
         untie: compress layers with tied weights as well; each gets weights of its own.
         force: compress without measuring speed; the report says so.
         progress: progress bars on a terminal.
+        evaluate: a metric, higher is better: ``evaluate(model)``. The report shows it after every step, and a distill
+            step with ``patience`` stops by it.
+        work: a folder that keeps what finished steps made and where a training stands. The same call with the same
+            folder goes on after an interruption and ends as if there had been none.
 
     Raises:
         RecipeError: the recipe can't be applied as given, or in this order.
@@ -105,17 +116,19 @@ def compress(
         untie=untie,
         force=force,
         progress=progress,
+        evaluate=evaluate,
     )
     run.warnings += _unused(recipe, calibration, train)
-    for step in edits:
-        step.apply(run)
+    steps = apply_edits(run, edits, WorkFolder(None if work is None else Path(work), recipe, model))
+    started = time.perf_counter()
     conversion = _convert(run, recipe)
     compressed = _copy(cast(ModelT, run.model), conversion.replacements, conversion.names)
+    steps.append(final_row(compressed, conversion, time.perf_counter() - started))
     before = modules.memory_bytes(model)
     report = make_report(
         compressed, list(conversion.rows.values()), run.warnings, modules.parameter_count(model), before
     )
-    report = dataclasses.replace(report, notes=(*report.notes, *run.notes))
+    report = dataclasses.replace(report, notes=(*report.notes, *run.notes), steps=tuple(steps))
     if example_inputs is not None:
         report = _with_errors(report, conversion, compressed, example_inputs)
     return CompressionResult(compressed, report)

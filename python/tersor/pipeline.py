@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -24,6 +25,8 @@ class Run:
         untie: layers with tied weights may be changed, too.
         force: nothing is measured.
         progress: progress bars on a terminal.
+        evaluate: the user's metric of a model, higher is better; None: there is none.
+        state: a file that a step which trains writes its state in, to go on from; None: none is kept.
         notes, warnings: what steps want to say in the report.
     """
 
@@ -37,6 +40,8 @@ class Run:
     untie: bool = False
     force: bool = False
     progress: bool = False
+    evaluate: Callable[[nn.Module], float] | None = None
+    state: Path | None = None
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

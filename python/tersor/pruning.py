@@ -62,6 +62,7 @@ def prune_model(run: Run, step: Prune) -> PruneResult:
             schedule=step.schedule,
             criterion_loss=own_loss if needs == "gradients" else None,
             progress=run.progress,
+            state=run.state,
             **settings,
         )
     finally:

@@ -31,6 +31,7 @@ class Step:
         edits: the step changes the float model, in ``apply``. One that does not says how layers are replaced at the
             end: a recipe's edits all come before it.
         lasting: what the step does is worth having even if no layer is replaced afterwards.
+        storable: a file can hold the model after it, so that an interrupted recipe can go on from there.
 
     Raises:
         RecipeError: a field holds a value that is not among its choices or not in its range.
@@ -39,6 +40,7 @@ class Step:
     name: ClassVar[str] = ""
     edits: ClassVar[bool] = True
     lasting: ClassVar[bool] = True
+    storable: ClassVar[bool] = True
 
     def uses(self) -> frozenset[str]:
         """Which of "calibration" and "train" the step looks at where it is given."""

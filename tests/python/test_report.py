@@ -154,7 +154,7 @@ def test_json_schema_is_stable(tmp_path: Path) -> None:
     assert (tmp_path / "report.json").read_text(encoding="utf-8") == text
     data = json.loads(text)
     assert data["schema"] == "tersor.report/1"
-    assert list(data) == ["schema", "rows", "totals", "warnings", "notes", "host"]
+    assert list(data) == ["schema", "rows", "totals", "warnings", "notes", "host", "steps"]
     assert list(data["totals"].items()) == [
         ("parameters", 22713216),
         ("bytes_before", 90861056),

@@ -25,6 +25,7 @@ from tersor.prune.pruner import PrunedLayer, Pruner, PruneResult
 from tersor.prune.schedules import SCHEDULES, Cubic, Linear, OneShot, Schedule, register_schedule
 from tersor.prune.sensitivity import Sensitivity, sensitivity_scan
 from tersor.prune.structured import ChannelResult, GroupRow, prune_channels
+from tersor.prune.zeros import KeptZeros
 
 __all__ = [
     "CRITERIA",
@@ -38,6 +39,7 @@ __all__ = [
     "Fisher",
     "Gradient",
     "GroupRow",
+    "KeptZeros",
     "Linear",
     "Magnitude",
     "NofM",

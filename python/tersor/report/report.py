@@ -56,6 +56,34 @@ class LayerRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class StepRow:
+    """What the model costs after a step of the recipe; the first row is the float model.
+
+    Attributes:
+        name: of the step; ``"float"`` for the float model, ``"replace layers"`` for what comes last.
+        parameters, nonzeros: of the model, shared ones counted once; those that are not zero.
+        bytes: memory of all parameters and buffers.
+        flops: floating-point operations of one call on the example inputs (integer ones in int8 layers); a sparse layer
+            does not do those with zeros. None where there are no example inputs.
+        ms, float_ms: milliseconds of one call, and of the float model's in turns with it; None where not measured.
+        joules: energy of the CPU packages for one call; None where the host can't tell.
+        metric: of the user; None where there is none.
+        seconds: that the step took; None where nothing is measured.
+    """
+
+    name: str
+    parameters: int
+    nonzeros: int
+    bytes: int
+    flops: int | None = None
+    ms: float | None = None
+    float_ms: float | None = None
+    joules: float | None = None
+    metric: float | None = None
+    seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Totals:
     """Sums over the whole model.
 
@@ -85,6 +113,7 @@ class Report:
         warnings: things to look into, such as a pattern that matched nothing.
         notes: things to know, such as a fused path that is off.
         host: versions, instruction set and threads that the times belong to.
+        steps: the float model and what each step made of it.
     """
 
     rows: tuple[LayerRow, ...]
@@ -92,6 +121,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     host: dict[str, str] = dataclasses.field(default_factory=dict)
+    steps: tuple[StepRow, ...] = ()
 
     @property
     def swapped(self) -> list[LayerRow]:

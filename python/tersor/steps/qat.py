@@ -38,6 +38,7 @@ class QAT(Step):
     """
 
     name: ClassVar[str] = "qat"
+    storable: ClassVar[bool] = False
 
     weights: str = dataclasses.field(default="int8", metadata={"choices": WEIGHTS})
     activations: Literal["dynamic", "static"] = dataclasses.field(

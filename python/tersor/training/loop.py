@@ -27,20 +27,14 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class Companion(Protocol):
-    """What goes along with a training and changes the weights between its steps, such as a Pruner."""
+    """What goes along with a training and acts between its steps, such as a Pruner or a QAT.
 
-    @property
-    def done(self) -> bool:
-        """Whether the model is in its final form; only then its evaluations count for early stopping."""
+    Where it has an attribute ``done``, evaluations count for early stopping only while that is true. A training that
+    writes its state needs its ``state_dict`` and ``load_state_dict`` too.
+    """
 
     def step(self) -> None:
         """Called after every optimiser step."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is needed to go on after a restart."""
-
-    def load_state_dict(self, state: Any) -> None:
-        """Go on from there."""
 
 
 @dataclass
@@ -153,7 +147,7 @@ def train(
                     companion.step()
                 book.write(loader, batch=book.batch + len(portion))
             group.share_buffers(model)
-            stopping.look(epoch, ready=all(companion.done for companion in companions))
+            stopping.look(epoch, ready=all(getattr(companion, "done", True) for companion in companions))
             book.write(loader, epoch=epoch + 1, batch=0)
         stopping.restore()
         book.finish(loader)

@@ -52,6 +52,9 @@ class Resumable:
         Raises:
             TrainError: it is damaged, or that of another training; the message says what differs.
         """
+        stateless = [type(one).__name__ for one in self._companions if not hasattr(one, "load_state_dict")]
+        if self._path is not None and stateless:
+            raise TrainError(f"{', '.join(stateless)} can't go on from a state; train without state=")
         if self._path is not None and not self._path.parent.is_dir():
             raise TrainError(f"there is no folder {self._path.parent} for the training state")
         if self._path is None or not self._path.exists():
