@@ -17,6 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tersor._native import cuda as _native_cuda
+from tersor.kernels_lowrank import (
+    input_scale_lowrank_s8,
+    inspect_lowrank_f32,
+    inspect_lowrank_s8,
+    lowrank_f32,
+    lowrank_s8,
+    pack_lowrank_f32,
+    pack_lowrank_s8,
+    unpack_lowrank_f32,
+    unpack_lowrank_s8,
+)
 
 if TYPE_CHECKING:
     from tersor import _C
@@ -33,15 +44,22 @@ __all__ = [
     "cuda",
     "encoder_block",
     "gemm_s8",
+    "input_scale_lowrank_s8",
     "input_scale_s8",
     "input_scale_sparse_s8",
     "inspect_encoder_block",
+    "inspect_lowrank_f32",
+    "inspect_lowrank_s8",
     "inspect_s8",
     "inspect_sparse_f32",
     "inspect_sparse_s8",
     "int8_ceiling",
     "linear_s8",
+    "lowrank_f32",
+    "lowrank_s8",
     "pack_encoder_block",
+    "pack_lowrank_f32",
+    "pack_lowrank_s8",
     "pack_s8",
     "pack_sparse_f32",
     "pack_sparse_s8",
@@ -51,6 +69,8 @@ __all__ = [
     "spmm_f32",
     "spmm_s8",
     "threads",
+    "unpack_lowrank_f32",
+    "unpack_lowrank_s8",
     "unpack_s8",
     "unpack_sparse_f32",
     "unpack_sparse_s8",

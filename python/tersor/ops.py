@@ -45,6 +45,20 @@ activation(x W^T + bias + residual) with a sparse float32 weight (tersor.kernels
 Arguments, result and errors are those of LINEAR_S8.
 """
 
+LOWRANK_S8: Final = torch.ops.tersor.lowrank_s8.default
+"""lowrank_s8(x, packed, bias, residual, out_features, activation, x_scale, x_zero_point) -> Tensor
+
+activation((x V) U + bias + residual) with two int8 factors (tersor.kernels.pack_lowrank_s8), x V being quantised row by
+row. Arguments, result and errors are those of LINEAR_S8.
+"""
+
+LOWRANK_F32: Final = torch.ops.tersor.lowrank_f32.default
+"""lowrank_f32(x, packed, bias, residual, out_features, activation) -> Tensor
+
+activation((x V) U + bias + residual) with two float32 factors (tersor.kernels.pack_lowrank_f32) and sums in float32.
+Arguments, result and errors are those of LINEAR_S8.
+"""
+
 ENCODER_BLOCK: Final = torch.ops.tersor.encoder_block.default
 """encoder_block(x, keep, score_bias, packed) -> Tensor
 
@@ -101,6 +115,25 @@ def _spmm_f32_fake(
     return _linear_fake("spmm_f32", x, out_features)
 
 
+def _lowrank_s8_fake(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    out_features: int,
+    activation: int,
+    x_scale: float,
+    x_zero_point: int,
+) -> Tensor:
+    return _linear_fake("lowrank_s8", x, out_features)
+
+
+def _lowrank_f32_fake(
+    x: Tensor, packed: Tensor, bias: Tensor, residual: Tensor, out_features: int, activation: int
+) -> Tensor:
+    return _linear_fake("lowrank_f32", x, out_features)
+
+
 def _encoder_block_fake(x: Tensor, keep: Tensor, score_bias: Tensor, packed: Tensor) -> Tensor:
     if x.dim() != 3:
         raise RuntimeError(f"tersor::encoder_block: x: expected shape [batch, tokens, hidden], got {list(x.shape)}")
@@ -111,3 +144,5 @@ torch.library.register_fake("tersor::encoder_block", _encoder_block_fake)
 torch.library.register_fake("tersor::linear_s8", _linear_s8_fake)
 torch.library.register_fake("tersor::spmm_s8", _spmm_s8_fake)
 torch.library.register_fake("tersor::spmm_f32", _spmm_f32_fake)
+torch.library.register_fake("tersor::lowrank_s8", _lowrank_s8_fake)
+torch.library.register_fake("tersor::lowrank_f32", _lowrank_f32_fake)

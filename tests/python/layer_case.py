@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.nn import REGISTRY, PackedLayer
+from tersor.nn.lowrank_layer import LowRankLayer
 from tersor.nn.packed_linear import PackedLinear
 from tersor.nn.sparse_layer import SparseLayer
 from tersor.nn.sparse_weight import expand
@@ -60,6 +61,30 @@ def stored_weight(layer: PackedLayer) -> tuple[Tensor, Tensor]:
     if "weight_mask" in canonical:
         weight = expand(canonical["weight_mask"], weight, layer.grid)
     return weight, canonical.get("weight_scale", torch.ones(len(weight)))
+
+
+def stored_factors(layer: PackedLayer) -> tuple[Tensor, Tensor]:
+    """The factors [rank, in], without smoothing, and [out, rank] that a low-rank layer's canonical tensors hold."""
+    canonical = layer.canonical_tensors()
+    if "weight_down" in canonical:
+        return canonical["weight_down"], canonical["weight_up"]
+    down, up = (canonical[f"weight_{part}_q"] * canonical[f"weight_{part}_scale"][:, None] for part in ("down", "up"))
+    return down, up
+
+
+def whole_weight(layer: PackedLayer) -> Tensor:
+    """The weight [out, in] that the canonical tensors stand for."""
+    smoothing = layer.canonical_tensors().get("input_scale", torch.ones(()))
+    if isinstance(layer, LowRankLayer):
+        down, up = stored_factors(layer)
+        return up @ (down * smoothing)
+    weight, scale = stored_weight(layer)
+    return weight * scale[:, None] * smoothing
+
+
+def float_keys(layer: PackedLayer) -> tuple[str, ...]:
+    """The weights in the state dict of the float layer."""
+    return ("weight_down", "weight_up") if isinstance(layer, LowRankLayer) else ("weight",)
 
 
 def values(layer: nn.Module, x: Tensor) -> Tensor:

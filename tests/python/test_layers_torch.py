@@ -132,7 +132,7 @@ def test_moves_that_cannot_work_are_refused_and_change_nothing(case: LayerCase) 
 def test_meta_to_empty_and_assign(case: LayerCase) -> None:
     cls, _, layer, x, _ = case
     state = layer.state_dict()
-    settings = {key: getattr(layer, key) for key in ("smoothed", "pattern") if hasattr(layer, key)}
+    settings = {key: getattr(layer, key) for key in ("smoothed", "pattern", "rank") if hasattr(layer, key)}
     with torch.device("meta"):
         made = cls(layer.in_features, layer.out_features, **settings)
     for empty in (made, copy.deepcopy(layer).to("meta")):

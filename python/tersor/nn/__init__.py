@@ -3,6 +3,8 @@
 from tersor.nn.conv1d import Int8Conv1D
 from tersor.nn.encoder_block import EncoderBlock
 from tersor.nn.int8_linear import Int8Linear
+from tersor.nn.lowrank_int8_linear import LowRankInt8Linear
+from tersor.nn.lowrank_linear import LowRankLinear
 from tersor.nn.packed_layer import PackedLayer
 from tersor.nn.registry import REGISTRY, register
 from tersor.nn.sparse_int8_linear import SparseInt8Linear
@@ -13,6 +15,8 @@ __all__ = [
     "EncoderBlock",
     "Int8Conv1D",
     "Int8Linear",
+    "LowRankInt8Linear",
+    "LowRankLinear",
     "PackedLayer",
     "SparseInt8Linear",
     "SparseLinear",

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from tersor.nn.lowrank_packed import dequantize_lowrank, widen_lowrank
 from tersor.nn.packed_weight import dequantize
 from tersor.nn.sparse_packed import dequantize_sparse, widen_sparse
-from tersor.ops import ACTIVATIONS, LINEAR_S8, SPMM_F32, SPMM_S8
+from tersor.ops import ACTIVATIONS, LINEAR_S8, LOWRANK_F32, LOWRANK_S8, SPMM_F32, SPMM_S8
 
 
 def _spmm_f32(
@@ -25,10 +26,19 @@ def _spmm_f32(
     return y
 
 
+def _lowrank_f32(
+    x: Tensor, packed: Tensor, bias: Tensor, residual: Tensor, out_features: int, activation: int, *_: float
+) -> Tensor:
+    y: Tensor = LOWRANK_F32(x, packed, bias, residual, out_features, activation)
+    return y
+
+
 LINEAR_OPS: Final[dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]]] = {
     "linear_s8": (LINEAR_S8, dequantize),
     "spmm_s8": (SPMM_S8, dequantize_sparse),
     "spmm_f32": (_spmm_f32, widen_sparse),
+    "lowrank_s8": (LOWRANK_S8, dequantize_lowrank),
+    "lowrank_f32": (_lowrank_f32, widen_lowrank),
 }
 """By name: an op with the arguments of LINEAR_S8, and the one that gives its weight back in floats."""
 

@@ -32,6 +32,7 @@ class PackedLayer(nn.Module):
 
     kind: ClassVar[str] = ""
     optional: ClassVar[tuple[str, ...]] = ()  # canonical tensors that only some configurations have
+    _float_weights: ClassVar[tuple[str, ...]] = ("weight",)  # what a state dict of the float layer has instead
     registered_as: ClassVar[type[PackedLayer] | None] = None  # for classes made while a program runs: what files name
     packed: Tensor
     _dtype: torch.dtype
@@ -235,11 +236,13 @@ class PackedLayer(nn.Module):
         expected = {
             name: spec for name, spec in self.expected_tensors(self.config()).items() if name not in self._parameters
         }
-        names = {*expected, *self.optional, "weight"}
+        names = {*expected, *self.optional, *self._float_weights}
         given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
         known = {prefix + name for name in given}
         unexpected_keys[:] = [key for key in unexpected_keys if key not in known]  # the list of the whole model
-        absent = [] if "weight" in given else [prefix + name for name in expected if name not in given]
+        floats = [name for name in self._float_weights if name not in expected]
+        needed = floats if any(name in given for name in floats) else expected
+        absent = [prefix + name for name in needed if name not in given]
         if absent:
             missing_keys.extend(absent if strict else ())
             return
@@ -252,9 +255,10 @@ class PackedLayer(nn.Module):
             self._take_packed(packed)
 
     def _packed_from(self, given: Mapping[str, Any], expected: Expected) -> Tensor:
-        if "weight" in given and len(given) > 1:
+        floats = given.keys() & {*self._float_weights} - expected.keys()
+        if floats and len(given) > len(floats):
             raise ValueError("found a float weight and quantised tensors; keep one of the two")
-        if extra := given.keys() - expected.keys() - {"weight"}:
+        if extra := given.keys() - expected.keys() - floats:
             raise ValueError(f"found {', '.join(sorted(extra))}, which a layer of this configuration has no place for")
         for name, tensor in given.items():
             if not isinstance(tensor, Tensor):

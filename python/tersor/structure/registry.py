@@ -21,7 +21,12 @@ Build = Callable[[nn.Module, dict[str, Json]], None]
 EDITS: dict[str, Build] = {}
 
 # Imported before a kind is looked up; each registers its kinds.
-_HOMES = ("tersor.structure.generic", "tersor.structure.narrow", "tersor.structure.blocks")
+_HOMES = (
+    "tersor.structure.generic",
+    "tersor.structure.narrow",
+    "tersor.structure.blocks",
+    "tersor.factorize.factored_linear",
+)
 
 _RECORDS = "_tersor_edits"
 _ORIGIN = "_tersor_origin"
