@@ -15,7 +15,11 @@ void BindSpmmF32(py::module_& m);      // spmm_f32.cc
 void BindSpmmS8(py::module_& m);       // spmm_s8.cc
 void BindLowRank(py::module_& m);      // lowrank.cc
 void BindEagerLinear(py::module_& m);  // eager_linear.cc
+void BindSpmmF32(py::module_& m);       // spmm_f32.cc
+void BindSpmmS8(py::module_& m);        // spmm_s8.cc
+void BindEagerLinear(py::module_& m);   // eager_linear.cc
 void BindEncoderBlock(py::module_& m);  // encoder_block.cc
+void BindGraphS8(py::module_& m);       // graph_s8.cc
 }  // namespace tersor::bindings
 
 namespace py = pybind11;
@@ -232,4 +236,5 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   BindLowRank(m);
   tersor::bindings::BindEagerLinear(m);
   BindEncoderBlock(m);
+  BindGraphS8(m);
 }
