@@ -43,7 +43,7 @@ DataFactory = Annotated[
     str | None,
     typer.Option(
         help="package.module:factory returning example inputs, or a dict with example_inputs, other_inputs, "
-        "calibration, train."
+        "calibration, train, evaluate."
     ),
 ]
 Examples = Annotated[
@@ -73,7 +73,8 @@ def _command(function: Callable[P, None]) -> Callable[P, None]:
         try:
             function(*args, **kwargs)
         except KeyboardInterrupt:
-            typer.echo("interrupted; no half-written file was left behind", err=True)
+            again = "; the same command goes on from what is in --work" if kwargs.get("work") else ""
+            typer.echo(f"interrupted; no half-written file was left behind{again}", err=True)
             raise typer.Exit(130) from None
         except (TersorError, OSError, ImportError, MemoryError) as error:
             if kwargs.get("debug"):
@@ -122,13 +123,27 @@ def options(
 @app.command()
 @_command
 def compress(
-    model: Annotated[str, typer.Argument(help="package.module:factory, or a folder of a Hugging Face model.")],
-    out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="The file to write.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="package.module:factory, a folder of a Hugging Face model, or a float model's tersor file."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", dir_okay=False, help="The file to write; not needed for --dry-run.")
+    ] = None,
     recipe: RecipeFile = None,
     data: DataFactory = None,
     example: Examples = None,
     force: Annotated[bool, typer.Option("--force", help="Compress layers without asking whether it pays.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also write the report, to a .html or .json file.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the steps with predicted sizes and times; change nothing.")
+    ] = False,
+    work: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Keep finished steps in this folder; the same command goes on from them."),
+    ] = None,
     threads: Threads = None,
     json_output: Json = False,
     debug: Debug = False,
@@ -138,10 +153,13 @@ def compress(
     from tersor.benchmark import torch_threads
     from tersor.checkpoint import save
     from tersor.compress import compress as run
+    from tersor.plan import plan
     from tersor.recipe import Recipe
     from tersor.steps import Quantize
 
     _check_outputs(out, report)
+    if out is None and not dry_run:
+        raise typer.BadParameter("say where the result goes, or use --dry-run", param_hint="--out")
     if data is not None and example:
         raise typer.BadParameter("give --data or --example, not both", param_hint="--example")
     chosen = Recipe([Quantize()]) if recipe is None else Recipe.from_toml(recipe)
@@ -151,7 +169,10 @@ def compress(
         if example:
             vocabulary = getattr(getattr(loaded, "config", None), "vocab_size", None)
             arguments = {"example_inputs": cli_inputs.make_example(example, vocabulary)}
-        result = run(loaded, chosen, **arguments, force=force)
+        if dry_run or out is None:
+            _show(plan(loaded, chosen, **arguments), json_output)
+            return
+        result = run(loaded, chosen, **arguments, force=force, work=work)
         save(result.model, out)
     if report is not None:
         text.write(report, result.report.to_html() if report.suffix == ".html" else result.report.to_json())
@@ -170,7 +191,7 @@ def _tell_saved(out: Path, size: int, with_inputs: bool) -> None:
     typer.echo(f"Saved {out} ({size / 1e6:.1f} MB). Load it with tersor.load({str(out)!r}, model=make_float_model()).")
 
 
-def _check_outputs(out: Path, report: Path | None) -> None:
+def _check_outputs(out: Path | None, report: Path | None) -> None:
     for path, option in ((out, "--out"), (report, "--report")):
         if path is not None and not path.parent.is_dir():
             raise typer.BadParameter(f"there is no folder {path.parent}", param_hint=option)

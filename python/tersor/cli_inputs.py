@@ -15,7 +15,7 @@ import typer
 
 from tersor.errors import CheckpointError, TersorError
 
-_DATA_KEYS = {"example_inputs", "other_inputs", "calibration", "train"}
+_DATA_KEYS = {"example_inputs", "other_inputs", "calibration", "train", "evaluate"}
 _EXAMPLE = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+))?")
 
 
@@ -32,7 +32,7 @@ def load_model(source: str) -> Any:
     if path.is_dir():
         return _hugging_face(path).eval()
     if path.is_file():
-        raise typer.BadParameter(_about_file(path), param_hint="MODEL")
+        return _float_file(path)
     if ":" not in source:
         kinds = "neither package.module:factory nor the folder of a Hugging Face model"
         raise typer.BadParameter(f"{source!r} is {kinds}", param_hint="MODEL")
@@ -42,15 +42,20 @@ def load_model(source: str) -> Any:
     return model.eval()
 
 
-def _about_file(path: Path) -> str:
-    from tersor.checkpoint import inspect
+def _float_file(path: Path) -> Any:
+    """The model of a tersor file without accelerated layers, which names a class that can be built from it."""
+    from tersor.checkpoint import inspect, load
 
     try:
         info = inspect(path)
-    except (CheckpointError, OSError):
-        return f"{path} is a file; a model needs its code as well, so name a factory: package.module:factory"
-    kinds = ", ".join(f"{count} {kind}" for kind, count in info.kinds.items())
-    return f"{path} is compressed already ({kinds}); compress the float model that it was made from"
+    except (CheckpointError, OSError) as error:
+        reason = f"{path} is a file; a model needs its code as well, so name a factory: package.module:factory"
+        raise typer.BadParameter(reason, param_hint="MODEL") from error
+    if info.kinds:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in info.kinds.items())
+        reason = f"{path} is compressed already ({kinds}); compress the float model that it was made from"
+        raise typer.BadParameter(reason, param_hint="MODEL")
+    return load(path)
 
 
 def _hugging_face(folder: Path) -> Any:
@@ -117,7 +122,7 @@ def load_data(source: str) -> dict[str, Any]:
     """Keyword arguments for ``compress`` from a data factory.
 
     The factory returns the example inputs, or a mapping with some of the keys ``example_inputs``, ``other_inputs``,
-    ``calibration`` and ``train``.
+    ``calibration``, ``train`` and ``evaluate``.
     """
     data = call_factory(source, "--data")
     if isinstance(data, Mapping) and data and set(data) <= _DATA_KEYS:
