@@ -11,12 +11,9 @@
 #include "tersor/linear_s8.h"
 
 namespace tersor::bindings {
-void BindSpmmF32(py::module_& m);      // spmm_f32.cc
-void BindSpmmS8(py::module_& m);       // spmm_s8.cc
-void BindLowRank(py::module_& m);      // lowrank.cc
-void BindEagerLinear(py::module_& m);  // eager_linear.cc
 void BindSpmmF32(py::module_& m);       // spmm_f32.cc
 void BindSpmmS8(py::module_& m);        // spmm_s8.cc
+void BindLowRank(py::module_& m);       // lowrank.cc
 void BindEagerLinear(py::module_& m);   // eager_linear.cc
 void BindEncoderBlock(py::module_& m);  // encoder_block.cc
 void BindGraphS8(py::module_& m);       // graph_s8.cc

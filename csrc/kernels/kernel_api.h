@@ -243,6 +243,8 @@ struct DepthwiseS8Kernel {
   void (*pack)(int32_t channels, int32_t kernel_h, int32_t kernel_w, const int8_t* w, void* weights);
   void (*unpack)(int32_t channels, int32_t kernel_h, int32_t kernel_w, const void* weights, int8_t* w);
   void (*row)(const DepthwiseS8Args& args);
+  // Or null: the same without acc, finished to bytes. No residual, no hard_swish; m, n and acc of `finish` are not used.
+  void (*row_bytes)(const DepthwiseS8Args& args, const FinishS8Args& finish);
 };
 
 // One block of c = a W^T in float32 (docs/kernels.md, "Low rank"): m rows of a against n columns that start at a panel.

@@ -55,6 +55,7 @@ void DepthwiseWorker::Run(Scratch& scratch) {
   }
 
   const DepthwiseS8Kernel& kernel = *weight.depthwise;
+  const bool finished = kernel.row_bytes != nullptr && finisher.plain_bytes();
   DepthwiseS8Args g{};
   g.kernel_h = static_cast<int32_t>(s.kernel_h);
   g.kernel_w = static_cast<int32_t>(s.kernel_w);
@@ -71,9 +72,13 @@ void DepthwiseWorker::Run(Scratch& scratch) {
     for (int64_t c = 0; c < channels; c += kDepthwiseBlock) {
       g.channels = static_cast<int32_t>(std::min(kDepthwiseBlock, channels - c));
       g.weights = weight.weights + static_cast<size_t>(c / kDepthwiseBlock) * block_bytes;
-      for (int64_t x = 0; x < job_.out_w; x += kPixels) {
-        g.pixels = static_cast<int32_t>(std::min(kPixels, job_.out_w - x));
+      for (int64_t x = 0; x < job_.out_w; x += g.pixels) {
+        g.pixels = static_cast<int32_t>(finished ? job_.out_w : std::min(kPixels, job_.out_w - x));
         for (int64_t ky = 0; ky < s.kernel_h; ++ky) shifted[ky] = taps_[ky] + x * g.pixel + c;
+        if (finished) {
+          kernel.row_bytes(g, finisher.Args(row * job_.out_w + x, c, c));
+          continue;
+        }
         kernel.row(g);
         finisher.Run(acc_, kDepthwiseBlock, g.pixels, g.channels, row * job_.out_w + x, c, c);
       }

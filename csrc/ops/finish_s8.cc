@@ -37,14 +37,9 @@ Finisher::Finisher(const Selection& kernels, const FinishOutput& output, int64_t
 
 size_t Finisher::ScratchBytes(int64_t channels) { return 4 * Scratch::Padded<float>(static_cast<size_t>(channels)); }
 
-void Finisher::Run(const int32_t* acc, int64_t ld_acc, int32_t pixels, int32_t channels, int64_t pixel, int64_t channel,
-                   int64_t constant) const {
+FinishS8Args Finisher::Args(int64_t pixel, int64_t channel, int64_t constant) const {
   const int64_t at = pixel * output_.channels + channel;
   FinishS8Args g{};
-  g.m = pixels;
-  g.n = channels;
-  g.acc = acc;
-  g.ld_acc = ld_acc;
   g.offset = offset + constant;
   g.scale = scale + constant;
   g.bias = bias + constant;
@@ -62,6 +57,21 @@ void Finisher::Run(const int32_t* acc, int64_t ld_acc, int32_t pixels, int32_t c
     g.inv_scale = 1.0f / output_.y_as.scale;
     g.zero = output_.y_as.zero_point;
   }
+  return g;
+}
+
+bool Finisher::plain_bytes() const {
+  return output_.y != nullptr && output_.residual == nullptr && !slow_ &&
+         output_.activation != ConvActivation::kHardSwish;
+}
+
+void Finisher::Run(const int32_t* acc, int64_t ld_acc, int32_t pixels, int32_t channels, int64_t pixel, int64_t channel,
+                   int64_t constant) const {
+  FinishS8Args g = Args(pixel, channel, constant);
+  g.m = pixels;
+  g.n = channels;
+  g.acc = acc;
+  g.ld_acc = ld_acc;
   if (slow_)
     RunSlowly(g);
   else

@@ -31,6 +31,11 @@ class Finisher {
   int32_t* offset;
   float *scale, *bias;
 
+  // Everything but m, n and acc.
+  FinishS8Args Args(int64_t pixel, int64_t channel, int64_t constant) const;
+  // Whether the result is bytes, and needs no residual and no activation but a clamp.
+  bool plain_bytes() const;
+
   // Sums [pixels][channels], row stride ld_acc, of the pixels and channels that begin at (pixel, channel) of y;
   // `constant` is where the constants of `channel` lie.
   void Run(const int32_t* acc, int64_t ld_acc, int32_t pixels, int32_t channels, int64_t pixel, int64_t channel,

@@ -85,7 +85,7 @@ Plan MakePlan(const PackedGraphView& graph, int64_t height, int64_t width) {
   constexpr int64_t kMost = int64_t{1} << 24;
   if (height < 1 || width < 1 || height > kMost || width > kMost ||
       graph.header->channels * height > (int64_t{1} << 40) / width)
-    throw Error("graph_s8: pictures of " + std::to_string(height) + " x " + std::to_string(width));
+    throw Error("graph_s8: expected pictures of at least one pixel, got " + std::to_string(height) + " x " + std::to_string(width));
   Plan plan;
   plan.values.push_back({graph.header->channels, height, width, 0, -1});
   for (int64_t i = 0; i < graph.nodes(); ++i) {
@@ -163,11 +163,11 @@ class Runner {
   uint8_t* arena_ = nullptr;
 };
 
-struct Arena {
-  explicit Arena(size_t bytes) : begin(static_cast<uint8_t*>(std::aligned_alloc(kCacheLine, bytes))) {}
-  ~Arena() { std::free(begin); }
-  Arena(const Arena&) = delete;
-  Arena& operator=(const Arena&) = delete;
+struct Tensors {  // memory for those of one picture
+  explicit Tensors(size_t bytes) : begin(static_cast<uint8_t*>(std::aligned_alloc(kCacheLine, bytes))) {}
+  ~Tensors() { std::free(begin); }
+  Tensors(const Tensors&) = delete;
+  Tensors& operator=(const Tensors&) = delete;
   uint8_t* begin;
 };
 
@@ -183,7 +183,7 @@ void RunImages(void* context, int32_t task) {
   Job& job = *static_cast<Job*>(context);
   const Executor& executor = SerialExecutor();
   try {
-    const Arena arena(job.plan.arena);
+    const Tensors arena(job.plan.arena);
     if (arena.begin == nullptr) throw Error("graph_s8: out of memory");
     Runner runner(job.graph, job.plan, job.args);
     const Range images = EvenSplit(job.args.batch, job.tasks)[task];
@@ -218,7 +218,7 @@ void GraphS8(const GraphS8Args& args, const Executor& executor) {
       if (!error.empty()) throw Error(error);
     return;
   }
-  const Arena arena(plan.arena);
+  const Tensors arena(plan.arena);
   if (arena.begin == nullptr) throw Error("graph_s8: out of memory");
   Runner runner(graph, plan, args);
   for (int64_t image = 0; image < args.batch; ++image) runner.Run(image, arena.begin, executor);

@@ -74,6 +74,21 @@ Returns a contiguous tensor of the shape and dtype of x; rows of padding are zer
 expected and what was got. Runs on torch's own threads, at most as many as the process has CPUs.
 """
 
+GRAPH_S8: Final = torch.ops.tersor.graph_s8.default
+"""graph_s8(x, packed, bias, out_channels, out_height, out_width) -> Tensor
+
+A packed graph of int8 convolutions, poolings and additions on the CPU, in one native call without autograd.
+
+x: float32 [n, channels, height, width], any strides.
+packed: uint8 [bytes], a packed graph.
+bias: [out_channels] float32 in place of that of the last convolution; an empty tensor means its own.
+out_channels, out_height, out_width: of the result, which is [n, out_channels, out_height, out_width] channels last;
+with a height and width of 0, and a result of one pixel, [n, out_channels].
+
+Raises RuntimeError, naming what was expected and what was got. Runs on torch's own threads, at most as many as the
+process has CPUs.
+"""
+
 
 def _linear_fake(op: str, x: Tensor, out_features: int) -> Tensor:
     if x.dim() < 1:
@@ -140,6 +155,20 @@ def _encoder_block_fake(x: Tensor, keep: Tensor, score_bias: Tensor, packed: Ten
     return _linear_fake("encoder_block", x, x.shape[-1])
 
 
+def _graph_s8_fake(
+    x: Tensor, packed: Tensor, bias: Tensor, out_channels: int, out_height: int, out_width: int
+) -> Tensor:
+    if x.dim() != 4 or x.dtype != torch.float32:
+        raise RuntimeError(
+            f"tersor::graph_s8: x: expected float32 [n, channels, height, width], got {x.dtype} {list(x.shape)}"
+        )
+    if out_height == 0 and out_width == 0:
+        return x.new_empty((x.shape[0], out_channels))
+    shape = (x.shape[0], out_channels, out_height, out_width)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+torch.library.register_fake("tersor::graph_s8", _graph_s8_fake)
 torch.library.register_fake("tersor::encoder_block", _encoder_block_fake)
 torch.library.register_fake("tersor::linear_s8", _linear_s8_fake)
 torch.library.register_fake("tersor::spmm_s8", _spmm_s8_fake)

@@ -10,8 +10,8 @@ namespace {
 }  // namespace
 
 const DepthwiseS8Kernel& DepthwiseS8() {
-  static constexpr DepthwiseS8Kernel kernel = {"depthwise_s8_avx512", DepthwiseBytes, PackDepthwise, UnpackDepthwise,
-                                               DepthwiseRow};
+  static constexpr DepthwiseS8Kernel kernel = {"depthwise_s8_avx512", DepthwiseBytes, PackDepthwise,
+                                               UnpackDepthwise,       DepthwiseRow,   nullptr};
   return kernel;
 }
 

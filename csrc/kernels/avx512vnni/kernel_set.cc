@@ -2,10 +2,11 @@
 
 namespace tersor {
 namespace avx512vnni {
-const GemmS8Kernel& GemmS8();        // gemm_s8.cc
-const PeakKernel& Peak();            // peak.cc
-const SpmmS8Kernel& SpmmS8();        // spmm_s8.cc
-const AttentionKernel& Attention();  // attention.cc
+const GemmS8Kernel& GemmS8();            // gemm_s8.cc
+const PeakKernel& Peak();                // peak.cc
+const SpmmS8Kernel& SpmmS8();            // spmm_s8.cc
+const AttentionKernel& Attention();      // attention.cc
+const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
 }  // namespace avx512vnni
 
 const KernelSet& KernelSet_avx512vnni() {
@@ -16,6 +17,7 @@ const KernelSet& KernelSet_avx512vnni() {
     s.peak = &avx512vnni::Peak();
     s.spmm_s8 = &avx512vnni::SpmmS8();
     s.attention = &avx512vnni::Attention();
+    s.depthwise_s8 = &avx512vnni::DepthwiseS8();
     return s;
   }();
   return set;

@@ -2,6 +2,8 @@
 
 from tersor.nn.conv1d import Int8Conv1D
 from tersor.nn.encoder_block import EncoderBlock
+from tersor.nn.int8_conv import Int8Conv1d, Int8Conv2d
+from tersor.nn.int8_graph import Int8Graph
 from tersor.nn.int8_linear import Int8Linear
 from tersor.nn.lowrank_int8_linear import LowRankInt8Linear
 from tersor.nn.lowrank_linear import LowRankLinear
@@ -14,6 +16,9 @@ __all__ = [
     "REGISTRY",
     "EncoderBlock",
     "Int8Conv1D",
+    "Int8Conv1d",
+    "Int8Conv2d",
+    "Int8Graph",
     "Int8Linear",
     "LowRankInt8Linear",
     "LowRankLinear",

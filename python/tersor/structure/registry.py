@@ -26,6 +26,7 @@ _HOMES = (
     "tersor.structure.narrow",
     "tersor.structure.blocks",
     "tersor.factorize.factored_linear",
+    "tersor.convnet.network",
 )
 
 _RECORDS = "_tersor_edits"
