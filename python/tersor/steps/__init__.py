@@ -2,8 +2,23 @@
 
 from tersor.recipe import STEPS, Step
 from tersor.steps.distill import Distill
+from tersor.steps.drop_layers import DropLayers
+from tersor.steps.fold_batch_norm import FoldBatchNorm
 from tersor.steps.prune import Prune
+from tersor.steps.prune_channels import PruneChannels
 from tersor.steps.qat import QAT
 from tersor.steps.quantize import Quantize
+from tersor.steps.shrink_kernels import ShrinkKernels
 
-__all__ = ["QAT", "STEPS", "Distill", "Prune", "Quantize", "Step"]
+__all__ = [
+    "QAT",
+    "STEPS",
+    "Distill",
+    "DropLayers",
+    "FoldBatchNorm",
+    "Prune",
+    "PruneChannels",
+    "Quantize",
+    "ShrinkKernels",
+    "Step",
+]

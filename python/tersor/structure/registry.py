@@ -25,6 +25,7 @@ _HOMES = (
     "tersor.structure.generic",
     "tersor.structure.narrow",
     "tersor.structure.blocks",
+    "tersor.structure.identities",
     "tersor.factorize.factored_linear",
     "tersor.convnet.network",
 )

@@ -121,6 +121,7 @@ _narrow("tensor_module", "no tensor 'second'", cuts={"second": {"0": 0}})
 _narrow("tied_twice", "cut twice", keeps=["0f", "ff07"], cuts={"head.weight": {"0": 1}, "embed.weight": {"0": 1}})
 _narrow("misfit", "'second' is .* in the file and|has out_features 6 in the file and 5 in the model")
 
+_edit("no_stack", "not an nn.Sequential", "drop_identities", stack="first", drop=[0])
 _edit("no_stack", "not an nn.ModuleList", "drop_blocks", stack="first", drop=[0])
 _edit("root", "not an nn.ModuleList", "drop_blocks", stack="", drop=[0])
 _edit("keys", "needs exactly the keys", "drop_blocks", stack="first")
