@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterable, Sized
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -110,7 +110,7 @@ def plan(
         raise RecipeError("the recipe selects no linear layer of the model")
     forward = None if example_inputs is None else _seconds(model, example_inputs)
     missing = []
-    needed = frozenset().union(*(step.uses() for step in recipe.steps))
+    needed = {use for step in recipe.steps for use in step.uses()}
     if "train" in needed and train is None:
         missing.append("train data, for the steps that train")
     if "calibration" in needed and calibration is None and example_inputs is None:
@@ -118,18 +118,17 @@ def plan(
     training = _first_seconds(model, train) if "train" in needed else None
     linear = sum(parameter.numel() * 4 for module in chosen for parameter in module.parameters())
     size = total = modules.memory_bytes(model)
-    share, known, steps = 1.0, True, []
+    shapes = {tuple(parameter.shape) for module in chosen for parameter in module.parameters() if parameter.dim() == 2}
+    share, known = 1.0, True
+    steps: list[PlannedStep] = []
     for step in recipe.steps:
-        epochs = int(getattr(step, "epochs", 1))
-        trains = "train" in step.uses() and isinstance(train, Sized)
-        batches = len(train) * epochs if trains and isinstance(train, Sized) else None
-        seconds = None if batches is None or training is None else batches * training * _TRAINING
-        if not step.edits:
-            shapes = {tuple(module.weight.shape) for module in chosen if hasattr(module, "weight")}
-            seconds = (seconds or 0.0) + len(shapes) * _JUDGING
-        if batches is None and "calibration" in step.uses() and isinstance(calibration, Sized):
-            batches = len(calibration)
-            seconds = (seconds or 0.0) + (0.0 if forward is None else batches * forward)
+        seconds: float | None = None if step.edits else len(shapes) * _JUDGING
+        batches = None
+        if "train" in step.uses() and (batches := _count(train)) is not None:
+            batches *= int(getattr(step, "epochs", 1))
+            seconds = None if training is None else batches * training * _TRAINING
+        elif "calibration" in step.uses() and (batches := _count(calibration)) is not None:
+            seconds = (seconds or 0.0) + batches * (forward or 0.0)
         share, known = _share(step, share, known)
         last = step is recipe.steps[-1]
         size = total - linear + round(linear * (share if last or not step.edits else 1.0))
@@ -140,12 +139,16 @@ def plan(
 def _share(step: Step, share: float, known: bool) -> tuple[float, bool]:
     """The part of the linear layers' bytes that is left when layers are replaced, and whether it can be told."""
     if step.name == "prune":
-        kept = 1.0 - float(getattr(step, "sparsity", None) or 0.0)
+        kept = 1.0 - cast(float, getattr(step, "sparsity", 0.0))
         return share * min(1.0, kept * 1.1), known  # a tenth for where the values are
     if step.name in ("quantize", "qat"):
-        bits = getattr(step, "average_bits", None) or getattr(step, "bits", 8)
-        return share * float(bits) / 32, known
+        bits = cast(float, getattr(step, "average_bits", None) or getattr(step, "bits", 8))
+        return share * bits / 32, known
     return share, known and step.name == "distill"
+
+
+def _count(batches: object) -> int | None:
+    return len(batches) if isinstance(batches, Sized) else None
 
 
 def _seconds(model: nn.Module, inputs: Any) -> float:

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: no script, nothing loaded from elsewhere."""
+"""The report as one self-contained HTML page: nothing is loaded from elsewhere; the layers can be sorted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from html import escape
 from string import Template
 
-from tersor.report import wording
+from tersor.report import steps, wording
 from tersor.report.report import LayerRow, Report
 
 _PAGE = Template("""<!doctype html>
@@ -26,15 +26,22 @@ th { position: sticky; top: 0; background: Canvas; }
 .name { font-family: ui-monospace, monospace; overflow-wrap: anywhere; }
 .swapped { color: var(--swapped); } .kept { color: var(--kept); }
 .bar { display: inline-block; height: .6em; background: var(--kept); margin-right: .4em; }
+th.sorts { cursor: pointer; } th.sorts:hover { text-decoration: underline; }
+th[aria-sort="ascending"]::after { content: " \\25B2"; } th[aria-sort="descending"]::after { content: " \\25BC"; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem 2rem; margin: 1rem 0; }
+svg text { font: 12px system-ui, sans-serif; fill: currentColor; } svg .title { font-weight: 600; font-size: 13px; }
+svg rect, svg circle { fill: var(--swapped); } svg polyline { fill: none; stroke: var(--swapped); opacity: .5; }
+svg .axis { fill: none; stroke: var(--line); }
 .warning { border-left: 3px solid var(--kept); padding-left: .8rem; }
 </style>
 </head>
 <body>
 <h1>tersor report</h1>
 $summary
+$steps
 $worst
 <h2>Layers</h2>
-<table>
+<table id="layers">
 <thead><tr><th>layer</th><th>result</th><th class="number">shape</th><th class="number">before</th>
 <th class="number">after</th><th class="number">error</th><th class="number">us, float -&gt; tersor</th>
 <th class="number">speed</th><th>why</th></tr></thead>
@@ -42,6 +49,22 @@ $worst
 $rows
 </tbody>
 </table>
+<script>
+// A click on a heading sorts by it: by number where cells have one, else by text; a second click turns it round.
+const table = document.getElementById("layers"), body = table.tBodies[0];
+const value = cell => cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value);
+[...table.tHead.rows[0].cells].forEach((head, column) => {
+  head.className += " sorts";
+  head.onclick = () => {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const order = (a, b) => typeof a === "number" ? a - b : a.localeCompare(b, undefined, {numeric: true});
+    const rows = [...body.rows].sort((a, b) => order(value(a.cells[column]), value(b.cells[column])));
+    body.append(...(down ? rows.reverse() : rows));
+  };
+});
+</script>
 </body>
 </html>
 """)
@@ -53,6 +76,7 @@ def render(report: Report) -> str:
     top = max((error for error in errors if math.isfinite(error)), default=0.0)
     return _PAGE.substitute(
         summary=_summary(report),
+        steps=steps.html(report),
         worst=_worst(report),
         rows="\n".join(_row(row, top) for row in report.rows),
     )
@@ -84,17 +108,23 @@ def _row(row: LayerRow, top: float) -> str:
     names = ", ".join((row.name, *row.aliases))
     share = min(1.0, (row.rel_error or 0.0) / top) if top else 0.0
     bar = f'<span class="bar" style="width:{3 * share:.2f}em"></span>' if row.rel_error is not None else ""
-    numbers = [
-        escape(wording.shape(row)),
-        wording.size(row.bytes_before),
-        wording.size(row.bytes_after),
-        bar + wording.percent(row.rel_error),
-        escape(us),
-        speed,
+    common = row.float_us.keys() & row.tersor_us.keys()
+    last = max(common, default=None)
+    numbers: list[tuple[float, str]] = [
+        (row.shape[0] * row.shape[1] if row.shape else -1, escape(wording.shape(row))),
+        (row.bytes_before, wording.size(row.bytes_before)),
+        (row.bytes_after, wording.size(row.bytes_after)),
+        (-1 if row.rel_error is None else row.rel_error, bar + wording.percent(row.rel_error)),
+        (-1 if last is None else row.float_us[last], escape(us)),
+        (-1 if last is None or not row.tersor_us[last] else row.float_us[last] / row.tersor_us[last], speed),
     ]
-    cells = "".join(f'<td class="number">{cell}</td>' for cell in numbers)
+    cells = "".join(f'<td class="number" data-value="{_plain(value)}">{cell}</td>' for value, cell in numbers)
     action = row.action + (", forced" if row.forced else "")
     return (
         f'<tr><td class="name">{escape(names)}</td><td class="{row.action}">{action}</td>{cells}'
         f"<td>{escape(row.reason)}</td></tr>"
     )
+
+
+def _plain(value: float) -> str:
+    return f"{value:.9g}" if math.isfinite(value) else "1e300"

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tersor import text
-from tersor.report import wording
+from tersor.report import steps, wording
 from tersor.report.report import LayerRow, Report
 
 _NUMBERS = ("n", "shape", "bytes each", "error", "us")
@@ -26,6 +26,8 @@ def render(report: Report, width: int, color: bool) -> str:
     table, width = _table(lines, width)
     items: list[RenderableType] = [table]
     items += [Text(f"({number}) {note}") for note, number in notes.items()]
+    if len(report.steps) > 2:
+        items += ["", steps.table(report)]
     items += ["", *(Text(line, style="bold") for line in wording.headline(report))]
     if host := wording.host(report):
         items.append(Text(f"Measured: {host}."))
