@@ -117,8 +117,10 @@ class FakeInput(nn.Module):
         if self.mode == "dynamic":
             return self._dynamic(x)
         if self.observing:
-            if self.training or torch.is_grad_enabled() or self.observer.units == 0:
+            if self.training or torch.is_grad_enabled():
                 self.observer.add(x)
+            if self.observer.units == 0:
+                return x  # there is no range yet
             self._take_range()
         scale = (
             _slowed(self.scale, max(x.numel(), 1) * (2**self.bits - 1)) if not self.observing else self.scale.detach()
