@@ -69,8 +69,10 @@ def look_at_inputs(
     return "the example inputs" if calibration is None else "the calibration data"
 
 
-def fit(choice: Choice, step: Quantize) -> None:
+def fit(choice: Choice, step: Quantize, weight: Tensor | None = None) -> None:
     """Give a choice its static range and, where that reduces the layer's error, the smoothing of `step`.
+
+    `weight` [..., in_features], where it is given, stands for that of the layer and of others with the same input.
 
     The error is that of the layer's output on a sample of rows that it was given. Smoothing makes it larger for some
     layers, such as those behind a GELU, whose few large inputs are rare.
@@ -81,7 +83,7 @@ def fit(choice: Choice, step: Quantize) -> None:
     seen = choice.seen
     if seen is None or seen.channels is None or seen.sample is None:
         return
-    weight, static = weight_matrix(choice.candidate.module), step.activations == "static"
+    weight, static = weight_matrix(choice.candidate.module) if weight is None else weight, step.activations == "static"
     candidates: list[Tensor | None] = [None]
     if step.smooth > 0 and seen.channels.is_finite:
         low, high = torch.aminmax(weight, dim=0)  # [in_features] each

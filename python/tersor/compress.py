@@ -189,7 +189,8 @@ def _with_errors(report: Report, conversion: Conversion, compressed: nn.Module, 
     errors, expected = observe.layer_errors(run.model, replacements, example_inputs)
     if run.teacher is not run.model:
         expected = observe.run(run.teacher, example_inputs, "example_inputs")
-    total = observe.output_error(observe.run(compressed, example_inputs, "example_inputs"), expected)
+    output = observe.run(compressed, example_inputs, "example_inputs")
+    total = observe.output_error(output, expected, replacements.values())
     rows = [_with_error(row, errors.get(id(old))) for row, old in zip(report.rows, conversion.rows, strict=True)]
     rows = _advised(rows, conversion, example_inputs)
     totals = report.totals
@@ -211,5 +212,6 @@ def _advised(rows: list[LayerRow], conversion: Conversion, example_inputs: Any) 
 def _with_error(row: LayerRow, error: float | None) -> LayerRow:
     if error is None:
         return row
-    keep = f'Keep it float with exclude = ["{row.name}"].' if error > LARGE_ERROR else None
+    name = f"{row.name}.*" if row.parts else row.name
+    keep = f'Keep it float with exclude = ["{name}"].' if error > LARGE_ERROR else None
     return dataclasses.replace(row, rel_error=error, suggestion=keep)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from tersor.block_conversion import BlockConversion
+from tersor.blocks import Blocks, find_blocks, watching
 from tersor.calibrate import fit, look_at_inputs, smoothing_note
 from tersor.pipeline import Run
 from tersor.quantization import solve_weights
@@ -38,6 +40,10 @@ class Conversion:
     rows: dict[nn.Module, LayerRow] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
 
+    def row_of(self, choice: Choice) -> LayerRow:
+        """The row of a choice about a linear layer."""
+        return layer_row(choice, self.replacements.get(choice.candidate.module))
+
 
 def convert_linear(conversion: Conversion) -> None:
     """Replace linear layers: by int8 ones, or where they were pruned by the fastest of sparse and dense ones."""
@@ -46,7 +52,10 @@ def convert_linear(conversion: Conversion) -> None:
     conversion.choices += choices
     run.warnings += warnings
     step = quantize or Quantize(smooth=0)
-    source = look_at_inputs(run.model, choices, step, run.inputs, run.calibration if quantize else None, run.progress)
+    blocks = find_blocks(run.model, choices) if step.blocks else Blocks()
+    with watching(blocks.blocks):
+        batches = run.calibration if quantize else None
+        source = look_at_inputs(run.model, choices, step, run.inputs, batches, run.progress)
     settings = {"force": run.force, "progress": run.progress}
     if conversion.pattern is not None:
         judge_pruned(choices, conversion.pattern, quantised=quantize is not None, **settings)
@@ -56,17 +65,25 @@ def convert_linear(conversion: Conversion) -> None:
         choice.reason = "no step of the recipe replaces it"
 
     solved = quantize is not None and solve_weights(run, choices, quantize)
+    if step.activations == "static":
+        blocks.close("its layers have static ranges, and a block measures its own")
+    whole = BlockConversion(blocks, **settings)
+    shared = set() if solved else whole.share_smoothing(step)
 
     def build(choice: Choice) -> None:
-        if not solved:
+        if not solved and id(choice) not in shared:
             fit(choice, step)
         choice.seen = None  # its rows are not needed any more
         old = choice.candidate.module
         conversion.replacements[old], conversion.names[old] = replacement(choice), choice.candidate.names
+        if (made := whole.assembled(choice, conversion.replacements)) is not None:
+            block, new = made
+            for member in block.swapped.values():
+                del conversion.replacements[member.candidate.module], conversion.names[member.candidate.module]
+            conversion.replacements[block.module], conversion.names[block.module] = new, block.names
 
     convert(choices, build, run.progress)
-    for choice in choices:
-        old = choice.candidate.module
-        conversion.rows[old] = layer_row(choice, conversion.replacements.get(old))
+    conversion.rows |= whole.ordered(choices, conversion.row_of)
+    run.notes += whole.notes()
     if (note := smoothing_note(step, choices, source)) is not None:
         run.notes.insert(0, note)

@@ -14,6 +14,9 @@ from torch.nn.utils import parametrize
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+READ_BY_ATTENTION = "nn.MultiheadAttention reads its weight without calling it"
+"""Why an out_proj is not replaced by itself."""
+
 HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
@@ -128,7 +131,7 @@ def _read_by_owner(model: nn.Module) -> dict[int, str]:
     reasons: dict[int, str] = {}
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
-            reasons[id(module.out_proj)] = "nn.MultiheadAttention reads its weight without calling it"
+            reasons[id(module.out_proj)] = READ_BY_ATTENTION
         elif peft is not None and isinstance(module, peft):
             for part in module.modules():
                 reasons[id(part)] = "belongs to a PEFT adapter; call merge_and_unload first"

@@ -16,6 +16,7 @@ from tersor.modules import accelerated_types
 from tersor.quantize import ChannelRange, RowSample
 
 Hook = Callable[[nn.Module, Tensor, Tensor], None]
+CallHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 
 
 @dataclass
@@ -131,6 +132,13 @@ def watching(layers: Iterable[nn.Module], hook: Hook) -> Iterator[None]:
         if isinstance(x, Tensor) and isinstance(output, Tensor):
             hook(layer, x, output)
 
+    with watching_calls(layers, on_call):
+        yield
+
+
+@contextlib.contextmanager
+def watching_calls(layers: Iterable[nn.Module], on_call: CallHook) -> Iterator[None]:
+    """Call ``on_call(layer, args, kwargs, output)`` after every call of the layers, before any hook of their own."""
     with contextlib.ExitStack() as stack:
         for layer in layers:
             handle = layer.register_forward_hook(on_call, prepend=True, with_kwargs=True)
@@ -225,21 +233,37 @@ def layer_errors(model: nn.Module, pairs: dict[nn.Module, nn.Module], inputs: An
     """
     sums: dict[int, _Sums] = {}
 
-    def compare(layer: nn.Module, x: Tensor, output: Tensor) -> None:
-        sums.setdefault(id(layer), _Sums()).add(pairs[layer].forward(x), output)
+    def compare(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        own, expected = floats(pairs[layer].forward(*args, **kwargs)), floats(output)
+        for value, reference in zip(own, expected, strict=False):
+            sums.setdefault(id(layer), _Sums()).add(*_without_padding(value, reference, [pairs[layer]]))
+            break  # what follows the first tensor is no output of a layer
 
-    with watching(pairs, compare):
+    with watching_calls(pairs, compare):
         output = run(model, inputs, "example_inputs")
     return {key: value.relative() for key, value in sums.items()}, output
 
 
-def output_error(output: Any, reference: Any) -> tuple[float, float] | None:
-    """Relative error (2-norms) and cosine of everything floating in two outputs of the same structure; else None."""
+def _without_padding(value: Tensor, reference: Tensor, layers: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
+    """Both without the rows that are 0 in `value` because a layer gives 0 for padding, which is no error."""
+    padded = any(hasattr(layer, "zeros_padding") for layer in layers)
+    if not padded or value.dim() < 2 or value.shape != reference.shape:
+        return value, reference
+    real = (value != 0).any(-1)
+    return value[real], reference[real]
+
+
+def output_error(output: Any, reference: Any, layers: Iterable[nn.Module] = ()) -> tuple[float, float] | None:
+    """Relative error (2-norms) and cosine of everything floating in two outputs of the same structure; else None.
+
+    `layers`: those of the model of `output`; rows of padding don't count where one of them makes them 0.
+    """
+    layers = list(layers)
     ours, theirs = list(floats(output)), list(floats(reference))
     if not ours or [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
         return None
     sums, dot, own = _Sums(), 0.0, 0.0
-    for value, expected in zip(ours, theirs, strict=True):
+    for value, expected in (_without_padding(*pair, layers) for pair in zip(ours, theirs, strict=True)):
         sums.add(value, expected)
         dot += float((value.to(torch.float64) * expected.to(torch.float64)).sum())
         own += _square(value)

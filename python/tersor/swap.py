@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,9 +11,12 @@ import torch
 from torch import nn
 
 from tersor import modules
+from tersor.block_conversion import BlockConversion
+from tersor.blocks import Blocks, find_blocks
 from tersor.errors import SwapError
-from tersor.nn import Int8Linear, SparseInt8Linear, SparseLinear
+from tersor.nn import EncoderBlock, Int8Linear, PackedLayer, SparseInt8Linear, SparseLinear
 from tersor.nn.coded import layer_from_codes
+from tersor.nn.encoder_frame import float_module
 from tersor.nn.packed_linear import PackedLinear
 from tersor.report import LayerRow, Report, Totals
 from tersor.selection import Choice, choose, convert, judge, require_any
@@ -43,13 +47,17 @@ def swap(
     ranges: Mapping[str, tuple[float, int]] | None = None,
     force: bool = False,
     progress: bool = True,
+    blocks: bool = True,
 ) -> SwapReport:
-    """Replace the linear layers of ``model`` by int8 ones, in place.
+    """Replace the linear layers of ``model`` by int8 ones, and whole encoder blocks by EncoderBlock, in place.
 
     A layer is replaced where its int8 kernel is measured faster than the float layer on this host, judged over 1 to
     256 rows; the measurements are cached. Names, hooks, ``training`` and attributes of the layers stay; an instance
     that is registered twice stays one instance. Subclasses, layers whose owner reads their weight (such as
     ``nn.MultiheadAttention``), tied weights, other devices and other dtypes are kept, each with its reason.
+
+    A transformer's encoder block of a known form, all of whose layers are swapped, becomes one layer where that is
+    measured faster still. It gives zeros at positions of padding.
 
     Torch's fused ``nn.TransformerEncoderLayer`` path goes round the layers, so it is switched off where one of them
     is replaced. The encoder then returns values at padded positions, where the fused path returns zeros.
@@ -64,6 +72,7 @@ def swap(
         ranges: (scale, zero point) of the input of some layers by name; the others measure theirs per row.
         force: replace without measuring; the report says so.
         progress: a progress bar on a terminal.
+        blocks: False leaves the layers of encoder blocks apart.
 
     Raises:
         SwapError: nothing was replaced (the message says why for each layer), an include pattern matches no module,
@@ -78,28 +87,38 @@ def swap(
     _set_ranges(choices, ranges or {})
     judge(choices, force=force, progress=progress)
     require_any(choices)
+    whole = BlockConversion(find_blocks(model, choices) if blocks else Blocks(), force=force, progress=progress)
     rows: dict[int, LayerRow] = {}
-    built: list[tuple[nn.Module, nn.Module]] = []
+    built: dict[nn.Module, nn.Module] = {}  # float module -> what takes its place
 
     def replace(choice: Choice) -> None:
         old, new = choice.candidate.module, replacement(choice)
         rows[id(choice)] = layer_row(choice, new)
-        if keep_float:
-            built.append((old, new))
-        else:
+        built[old] = new
+        if (made := whole.assembled(choice, built)) is not None:
+            block, new = made
+            for member in block.swapped.values():
+                del built[member.candidate.module]
+            built[block.module] = new
+        for old in [] if keep_float else [old for old in built if not whole.waits(old)]:
+            new = built.pop(old)
             _install(model, old, new)
-            choice.candidate = modules.Candidate(choice.candidate.names, new, None)
+            whole.release(choices, old, new)
 
     try:
         convert(choices, replace, progress)
-        for old, new in built:
-            new.__dict__["_tersor_float"] = KeptFloat(old)
+        for old, new in built.items():
+            if keep_float:
+                new.__dict__["_tersor_float"] = KeptFloat(old)
             _install(model, old, new)
     finally:
         modules.sync_fast_paths(model)
     require_any(choices)
-    final = [rows[id(choice)] if choice.reason is None else layer_row(choice, None) for choice in choices]
-    return make_report(model, final, found, parameters, before)
+    final = whole.ordered(
+        choices, lambda choice: rows[id(choice)] if choice.reason is None else layer_row(choice, None)
+    )
+    report = make_report(model, list(final.values()), found, parameters, before)
+    return dataclasses.replace(report, notes=(*report.notes, *whole.notes()))
 
 
 def restore(model: nn.Module) -> int:
@@ -129,26 +148,29 @@ def restore(model: nn.Module) -> int:
 
 
 def _float_of(module: nn.Module) -> nn.Module:
-    assert isinstance(module, PackedLinear)
+    assert isinstance(module, PackedLayer)
     kept = module.__dict__.get("_tersor_float")
     old = kept.module if isinstance(kept, KeptFloat) else None
     if old is not None and _stands_for(module, old):
-        old.training = module.training
+        for part, one in zip(old.modules(), module.modules(), strict=True):
+            part.training = one.training
         return old.to(module.dtype)
     activation = module.config()["activation"]
-    if activation != "none":
+    if isinstance(module, PackedLinear) and activation != "none":
         raise SwapError(f"can't restore a layer with a fused activation ({activation}): {module}")
-    made = module.to_float()
-    own = {*type(module).from_config(module.config()).__dict__, "_weight_view", "_tersor_name", "_tersor_float"}
+    made = float_module(module, hooks=True) if isinstance(module, EncoderBlock) else module.to_float()
+    own = {*type(module).from_config(module.config()).__dict__, "_tersor_name", "_tersor_float", *module._transient}
     modules.take_over(module, made, skip=own)
     return made
 
 
-def _stands_for(module: PackedLinear, old: nn.Module) -> bool:
+def _stands_for(module: PackedLayer, old: nn.Module) -> bool:
     own = module.canonical_tensors()
-    smoothing = {"input_scale": own["input_scale"]} if "input_scale" in own else {}
+    settings = {"input_scale": own["input_scale"]} if "input_scale" in own else {}
+    if isinstance(module, EncoderBlock):
+        settings = module.conversion
     try:
-        again = type(module).from_float(old, **smoothing).to(module.dtype).canonical_tensors()
+        again = type(module).from_float(old, **settings).to(module.dtype).canonical_tensors()
     except ValueError:
         return False
     return own.keys() == again.keys() and all(torch.equal(own[key], again[key]) for key in own)
@@ -253,8 +275,9 @@ def make_report(
         if off
         else []
     )
-    swapped = sum(row.action == "swapped" for row in rows)
-    totals = Totals(parameters, before, modules.memory_bytes(model), swapped, len(rows) - swapped)
+    swapped = sum(row.layers for row in rows if row.action == "swapped")
+    kept = sum(row.layers for row in rows if row.action == "kept")
+    totals = Totals(parameters, before, modules.memory_bytes(model), swapped, kept)
     return Report(tuple(rows), totals, tuple(found), tuple(notes), host())
 
 

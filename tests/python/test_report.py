@@ -184,6 +184,8 @@ def test_json_schema_is_stable(tmp_path: Path) -> None:
         "sparsity": None,
         "form": None,
         "remark": None,
+        "parts": [],
+        "layers": 1,
     }
     assert data["rows"][-1]["rel_error"] is None
     assert data["warnings"] == ["a <warning>"]

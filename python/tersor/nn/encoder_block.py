@@ -13,9 +13,17 @@ from typing_extensions import Self
 from tersor.encoder.family import Call
 from tersor.encoder.masks import note_output, recognise
 from tersor.encoder.plain import PlainBlock
+from tersor.encoder.probe import Found
 from tersor.errors import TersorError
 from tersor.nn.encoder_config import BlockConfig
-from tersor.nn.encoder_convert import converted, weight_reason
+from tersor.nn.encoder_convert import (
+    Integers,
+    canonical,
+    from_converted_layers,
+    from_float_weights,
+    tensor_reason,
+    weight_reason,
+)
 from tersor.nn.encoder_frame import Frame, blank_block, clash, differences, float_module, look, stand_alone, stand_in
 from tersor.nn.encoder_fused import block_with_grad, compiled_block, needs_float
 from tersor.nn.encoder_packed import inspect_block, pack_block, unpack_block
@@ -41,6 +49,7 @@ class EncoderBlock(PackedLayer):
 
     kind = "encoder_block"
     float_class: ClassVar[type[nn.Module]] = PlainBlock
+    zeros_padding: ClassVar[bool] = True  # rows of padding come out as zeros
     _transient = frozenset({"_hook_tables"})
     _settings: BlockConfig
     _frame: Frame
@@ -128,10 +137,35 @@ class EncoderBlock(PackedLayer):
         found = look(module)
         assert found is not None
         with torch.inference_mode(False), torch.no_grad():
-            config, tensors = converted(module, found.anatomy, input_scales or {}, patterns or {})
-            block = cls(config.plain(), "cpu")
-            block._take_packed(block._pack_checked(tensors))
-            stand_in(block, module, found)
+            products = from_float_weights(module, found.anatomy, input_scales or {}, patterns or {})
+            return cls._made(module, found, products)
+
+    @classmethod
+    def from_layers(cls, module: nn.Module, layers: Mapping[str, nn.Module]) -> Self:
+        """Puts converted layers together to a block, with the integers that they have.
+
+        Args:
+            module: a float block, whose norms are taken.
+            layers: what stands for its linear layers, by their dotted path below it: Int8Linear or SparseInt8Linear.
+                An nn.MultiheadAttention is quantised here.
+
+        Raises:
+            ValueError: it is no encoder block, or its layers can't be one; the message says why.
+        """
+        found = look(module)
+        if found is None:
+            raise ValueError(f"{type(module).__name__} is no encoder block of a known form")
+        if (reason := tensor_reason(module, found.anatomy) or clash(cls, module)) is not None:
+            raise ValueError(reason)
+        with torch.inference_mode(False), torch.no_grad():
+            return cls._made(module, found, from_converted_layers(module, found.anatomy, layers))
+
+    @classmethod
+    def _made(cls, module: nn.Module, found: Found, products: Mapping[str, Integers]) -> Self:
+        config, tensors = canonical(module, found.anatomy, products)
+        block = cls(config.plain(), "cpu")
+        block._take_packed(block._pack_checked(tensors))
+        stand_in(block, module, found)
         return block
 
     @classmethod
@@ -180,12 +214,28 @@ class EncoderBlock(PackedLayer):
         """The ids of the kernels of the four products; raises TersorError where there are no weights."""
         return ", ".join(dict.fromkeys(part["kernel"] for part in inspect_block(self.packed)["parts"]))
 
+    def describe_products(self) -> tuple[str, ...]:
+        """Every product in words: its name, extents (outputs x inputs) and kind."""
+        return tuple(
+            f"{name} {p.n}x{p.k} {'int8' if p.pattern is None else f'sparse int8 {p.pattern}'}"
+            for name, p in self._settings.products.items()
+        )
+
     @property
     def extents(self) -> dict[str, tuple[int, int]]:
         """Outputs and inputs of the four products."""
         return {name: (product.n, product.k) for name, product in self._settings.products.items()}
 
     # --- State.
+
+    @property
+    def conversion(self) -> dict[str, Any]:
+        """The settings of from_float that this block was made with."""
+        canonical, products = self.canonical_tensors(), self._settings.products
+        return {
+            "input_scales": {name: canonical[f"{name}.input_scale"] for name, p in products.items() if p.smoothed},
+            "patterns": {name: product.pattern for name, product in products.items() if product.pattern is not None},
+        }
 
     def _pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return pack_block(self._settings, tensors)

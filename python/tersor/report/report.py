@@ -13,7 +13,7 @@ SCHEMA = "tersor.report/1"
 
 @dataclasses.dataclass(frozen=True)
 class LayerRow:
-    """One linear layer.
+    """One linear layer, or one encoder block that is replaced as a whole.
 
     Attributes:
         name: qualified name; ``(model)`` for the root.
@@ -32,6 +32,8 @@ class LayerRow:
         pattern, sparsity: how the zeros of its weight lie, and their part of it; None where it was not pruned.
         form: how the kernel of a sparse int8 layer holds its weight.
         remark: what another pattern or sparsity would do, in words.
+        parts: the products within it, where it is a whole encoder block.
+        layers: how many linear layers of the float model it stands for.
     """
 
     name: str
@@ -53,6 +55,8 @@ class LayerRow:
     sparsity: float | None = None
     form: str | None = None
     remark: str | None = None
+    parts: tuple[str, ...] = ()
+    layers: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

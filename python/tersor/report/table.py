@@ -78,6 +78,7 @@ def _cells(group: Sequence[LayerRow], notes: dict[str, int]) -> list[Text]:
     us, speed = wording.times(first)
     sizes = wording.size(first.bytes_before)
     remarks = [f"also called {', '.join(first.aliases)}"] if first.aliases else []
+    remarks += [f"in one call: {', '.join(first.parts)}"] if first.parts else []
     result: str = first.action
     if first.action == "swapped":
         sizes += f" -> {wording.size(first.bytes_after)}"

@@ -37,6 +37,7 @@ class Quantize(Step):
         average_bits: of the weights of all layers together; each layer then gets 2 to 8 bits, at most those of
             ``weights``, so that the sum of errors is small. None: all get those of ``weights``.
         samples: stop looking at calibration data after so many examples; None looks at all.
+        blocks: run encoder blocks of known forms in one call each (tersor.nn.EncoderBlock), where that is faster still.
 
     Sources: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference, CVPR 2018; Xiao et al., SmoothQuant, 2022 (arXiv 2211.10438) for ``smooth``; docs/quantization.md for the
@@ -57,6 +58,7 @@ class Quantize(Step):
     corrections: Sequence[str] = ()
     average_bits: float | None = None
     samples: int | None = None
+    blocks: bool = dataclasses.field(default=True, metadata={"choices": (True, False)})
 
     def __post_init__(self) -> None:
         super().__post_init__()
