@@ -52,7 +52,7 @@ def convert_linear(conversion: Conversion) -> None:
     conversion.choices += choices
     run.warnings += warnings
     step = quantize or Quantize(smooth=0)
-    blocks = find_blocks(run.model, choices) if step.blocks else Blocks()
+    blocks = find_blocks(run.model, choices) if quantize is not None and step.blocks else Blocks()
     with watching(blocks.blocks):
         batches = run.calibration if quantize else None
         source = look_at_inputs(run.model, choices, step, run.inputs, batches, run.progress)
