@@ -10,9 +10,9 @@ from tersor.block_conversion import BlockConversion
 from tersor.blocks import Blocks, find_blocks, watching
 from tersor.calibrate import fit, look_at_inputs, smoothing_note
 from tersor.pipeline import Run
-from tersor.quantization import solve_weights
+from tersor.quantization import judge_codes, solve_weights
 from tersor.report import LayerRow
-from tersor.selection import Choice, choose, convert, judge, open_choices
+from tersor.selection import Choice, choose, convert, open_choices
 from tersor.sparse_selection import judge_pruned
 from tersor.steps import Quantize
 from tersor.swap import layer_row, replacement
@@ -60,7 +60,7 @@ def convert_linear(conversion: Conversion) -> None:
     if conversion.pattern is not None:
         judge_pruned(choices, conversion.pattern, quantised=quantize is not None, **settings)
     elif quantize is not None:
-        judge(choices, **settings)
+        judge_codes(choices, quantize, **settings)
     for choice in open_choices(choices) if quantize is None and conversion.pattern is None else ():
         choice.reason = "no step of the recipe replaces it"
 

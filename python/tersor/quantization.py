@@ -19,7 +19,9 @@ from tersor.quantize.corrections import LayerProblem, Solved, solve
 from tersor.quantize.mixed import choose_bits
 from tersor.quantize.moments import InputMoments, input_moments, portions
 from tersor.quantize.observers import Observer, make_observer
-from tersor.selection import Choice, convert, open_choices
+from tersor.selection import Choice, convert, judge, open_choices
+from tersor.tune import Verdict
+from tersor.tune_codes import CodesTuner
 
 if TYPE_CHECKING:
     from tersor.pipeline import Run
@@ -48,6 +50,20 @@ def solve_weights(run: Run, choices: Sequence[Choice], step: Quantize) -> bool:
     if observed:
         _observe(run, open_choices(choices), step)
     return True
+
+
+def judge_codes(choices: Sequence[Choice], step: Quantize, *, force: bool, progress: bool) -> None:
+    """Measure every open choice as the layer that the step makes of it; see tersor.selection.judge."""
+    if force or (step.bits == 8 and step.group_size is None):
+        judge(choices, force=force, progress=progress)
+        return
+    tuner = CodesTuner()
+
+    def measured(choice: Choice) -> Verdict:
+        layer = choice.candidate.module
+        return tuner.judge_codes(layer, choice.rows, choice.dtype, step.bits, step.group_size)
+
+    judge(choices, force=False, progress=progress, measured=measured)
 
 
 def _solve(run: Run, choices: Sequence[Choice], step: Quantize) -> None:

@@ -84,21 +84,36 @@ def open_choices(choices: Iterable[Choice]) -> list[Choice]:
     return [choice for choice in choices if choice.reason is None]
 
 
-def judge(choices: Iterable[Choice], *, force: bool, progress: bool) -> None:
-    """Measure every open choice on this host and close those whose float layer is as fast; or force them all."""
+def judge(
+    choices: Iterable[Choice],
+    *,
+    force: bool,
+    progress: bool,
+    measured: Callable[[Choice], Verdict] | None = None,
+) -> None:
+    """Measure every open choice on this host and close those whose float layer is as fast; or force them all.
+
+    Args:
+        measured: the verdict on a choice; None: float against int8.
+    """
     pending = open_choices(choices)
-    tuner = None if force else Tuner()
+    if measured is None and not force:
+        measured = _int8_verdict(Tuner())
     for choice in track(pending, "measuring layers", shown=progress and not force):
-        if tuner is None:
+        if force or measured is None:
             choice.forced = True
             continue
         try:
-            choice.verdict = tuner.judge(choice.candidate.module, choice.rows, choice.dtype)
+            choice.verdict = measured(choice)
         except ValueError as error:
             choice.reason = f"can't be converted: {error}"
             continue
         if not choice.verdict.faster:
             choice.reason = choice.verdict.reason
+
+
+def _int8_verdict(tuner: Tuner) -> Callable[[Choice], Verdict]:
+    return lambda choice: tuner.judge(choice.candidate.module, choice.rows, choice.dtype)
 
 
 def convert(choices: Iterable[Choice], build: Callable[[Choice], None], progress: bool) -> None:

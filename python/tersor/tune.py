@@ -72,8 +72,10 @@ def bucket_of(rows: int) -> int:
     return next((bucket for bucket in BUCKETS if rows <= bucket), BUCKETS[-1])
 
 
-def decide(float_us: dict[int, float], tersor_us: dict[int, float], margin: float = MARGIN) -> Verdict:
-    """The verdict on measured times, microseconds by bucket."""
+def decide(
+    float_us: dict[int, float], tersor_us: dict[int, float], margin: float = MARGIN, kind: str = "int8"
+) -> Verdict:
+    """The verdict on measured times of float and another kind of layer, microseconds by bucket."""
     worst = min(float_us, key=lambda rows: float_us[rows] / tersor_us[rows])
     before, after = float_us[worst], tersor_us[worst]
     faster = before / after >= 1 + margin
@@ -81,7 +83,7 @@ def decide(float_us: dict[int, float], tersor_us: dict[int, float], margin: floa
     if not faster and after < before:
         ending = f"less than {margin:.0%} faster, kept"
     at = f"{worst} {'row' if worst == 1 else 'rows'}"
-    reason = f"float {text.microseconds(before)} us, int8 {text.microseconds(after)} us at {at}: {ending}"
+    reason = f"float {text.microseconds(before)} us, {kind} {text.microseconds(after)} us at {at}: {ending}"
     return Verdict(faster, float_us, tersor_us, margin, reason)
 
 

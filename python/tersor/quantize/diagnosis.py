@@ -100,11 +100,13 @@ def suggestion(old: nn.Module, new: nn.Module, rows: Tensor, name: str) -> str:
         rows: some of its inputs, ``[n, in]``.
         name: of the layer, for the advice to keep it float.
     """
+    keep = f'Keep it float with exclude = ["{name}"].'
     x = rows.to(torch.float32)
+    if not bool(torch.isfinite(x).all()):
+        return keep
     now = _error(*_parts(old, new, x))
     reference = _energy(x @ _weight(old).t())
     tried = {what: _error(*parts) for what, parts in _alternatives(old, new, x)}
-    keep = f'Keep it float with exclude = ["{name}"].'
     if not tried:
         return keep
     best = min(tried, key=lambda what: tried[what])

@@ -1,0 +1,162 @@
+"""MiniLM-L6 quantised in many ways: cosine to the float model's embeddings, and what is left of two tasks.
+
+    python bench/quantize_minilm.py --table schemes --json out.json
+
+Calibration: texts of lee_background.cor. Judged, on others: the 50 Lee texts (cosine, Pearson with human
+similarities), the words of WordSim-353 (Spearman), 100 texts of R8's test split (cosine). Every row runs on the layers
+that tersor.compress makes; embeddings and norms stay float.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from minilm_task import Task, embed, spearman
+from prune_minilm import prepare
+from torch import Tensor, nn
+
+import tersor
+from tersor import Recipe, demo_data, steps
+from tersor.host import cpu_model
+
+COLUMNS = ("cosine_lee", "cosine_r8", "lee", "wordsim")
+R8_TEXTS = 100
+
+Row = tuple[str, dict[str, Any]]
+
+STATIC: list[Row] = [
+    ("int8 dynamic, smooth 0", {"smooth": 0}),
+    ("int8 dynamic", {}),
+    ("int8 dynamic, gptq", {"corrections": ("gptq",)}),
+    *(
+        (f"int8 static {name}, smooth 0", {"activations": "static", "observer": name, "smooth": 0})
+        for name in ("minmax", "moving_average", "percentile", "entropy", "mse")
+    ),
+    *(
+        (f"int8 static {name}", {"activations": "static", "observer": name})
+        for name in ("minmax", "moving_average", "percentile", "entropy", "mse")
+    ),
+    ("int8 static mse, gptq, bias", {"activations": "static", "observer": "mse", "corrections": ("gptq", "bias")}),
+]
+_INT4: dict[str, Any] = {"weights": "int4", "group_size": 64}
+CODEBOOKS: list[Row] = [
+    *(
+        (f"{name} 4 bits per channel", {"weights": "int4", "codebook": name})
+        for name in ("linear", "affine", "log2", "exponential", "nf4", "kmeans")
+    ),
+    *(
+        (f"{name} 4 bits group 64", {**_INT4, "codebook": name})
+        for name in ("linear", "affine", "log2", "exponential", "nf4", "kmeans")
+    ),
+    *(
+        (f"{name} 4 bits group 64, gptq", {**_INT4, "codebook": name, "corrections": ("gptq",)})
+        for name in ("linear", "affine", "log2", "exponential", "nf4", "kmeans")
+    ),
+]
+CORRECTIONS: list[Row] = [
+    ("linear 4 bits group 64, smooth 0", {**_INT4, "smooth": 0}),
+    ("linear 4 bits group 64, smooth 0.5", _INT4),
+    *(
+        (f"linear 4 bits group 64, {'+'.join(names)}", {**_INT4, "smooth": 0, "corrections": names})
+        for names in (
+            ("awq",),
+            ("gptq",),
+            ("adaround",),
+            ("bias",),
+            ("awq", "gptq"),
+            ("gptq", "bias"),
+            ("gptq", "adaround"),
+        )
+    ),
+    ("linear 3 bits group 64, gptq", {"weights": "int3", "group_size": 64, "corrections": ("gptq",)}),
+    ("linear 2 bits group 32, gptq", {"weights": "int2", "group_size": 32, "corrections": ("gptq",)}),
+    ("linear 4 bits on average group 64, gptq", {"group_size": 64, "average_bits": 4.0, "corrections": ("gptq",)}),
+    ("linear 3 bits on average group 64, gptq", {"group_size": 64, "average_bits": 3.0, "corrections": ("gptq",)}),
+]
+TABLES = {"int8": STATIC, "codebooks": CODEBOOKS, "corrections": CORRECTIONS}
+
+
+def batches(texts: list[np.ndarray], size: int = 16) -> list[dict[str, Tensor]]:
+    """Texts of similar length together, as the model takes them."""
+    texts = sorted(texts, key=len)
+    made = []
+    for begin in range(0, len(texts), size):
+        part = texts[begin : begin + size]
+        longest = max(map(len, part))
+        ids = torch.from_numpy(np.stack([np.pad(text, (0, longest - len(text))) for text in part]))
+        made.append({"input_ids": ids, "attention_mask": (ids != 0).long()})
+    return made
+
+
+class Judge:
+    """Compares models with the float model on texts that nothing was fitted to."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        self.task = task
+        self.texts = {"lee": task.lee, "words": task.words, "r8": task.r8_test[:R8_TEXTS]}
+        self.reference = self._embed(model)
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Mean cosines, Pearson of Lee's similarities, Spearman of WordSim-353."""
+        found = self._embed(model)
+        pairs = torch.from_numpy(self.task.pairs)
+        near = (found["words"][pairs[:, 0]] * found["words"][pairs[:, 1]]).sum(1).numpy()
+        return {
+            "cosine_lee": float((found["lee"] * self.reference["lee"]).sum(1).mean()),
+            "cosine_r8": float((found["r8"] * self.reference["r8"]).sum(1).mean()),
+            "lee": demo_data.pearson(found["lee"], torch.from_numpy(self.task.ratings)),
+            "wordsim": spearman(near, self.task.scores),
+        }
+
+    def _embed(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: embed(model, texts, torch.device("cpu"), 32) for name, texts in self.texts.items()}
+
+
+def describe(name: str, row: dict[str, Any]) -> str:
+    """One line of the printed table."""
+    figures = " ".join(f"{row[column]:10.5f}" for column in COLUMNS)
+    return f"{name:44} {figures} {row['megabytes']:7.2f} {row['seconds']:6.1f}"
+
+
+def main(
+    table: Annotated[list[str], typer.Option(help=f"Of {', '.join(TABLES)}.")] = list(TABLES),  # noqa: B006
+    only: Annotated[str, typer.Option(help="Rows whose name holds this.")] = "",
+    texts: Annotated[int, typer.Option(help="Calibration texts.")] = 128,
+    tokens: Annotated[Path | None, typer.Option(help="Where to keep the tokenised texts.")] = None,
+    threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
+    out: Annotated[Path | None, typer.Option("--json", help="Results, written after every row.")] = None,
+) -> None:
+    """Quantise, judge, print."""
+    torch.set_num_threads(threads)
+    model, task = prepare(None, tokens)
+    model.eval()
+    judge = Judge(task, model)
+    seen = batches(task.recovery[:texts])
+    example = batches(task.recovery[texts : texts + 16])[0]
+    result: dict[str, Any] = {"command": f"python bench/quantize_minilm.py {' '.join(sys.argv[1:])}"}
+    result |= {"host": cpu_model(), "isa": tersor.kernels.active(), "rows": []}
+    before = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
+    result["float"] = {**judge(model), "megabytes": before, "seconds": 0.0}
+    print(f"{'':44} {' '.join(f'{column:>10}' for column in COLUMNS)}      MB      s")
+    print(describe("float", result["float"]), flush=True)
+    for name, settings in [row for key in table for row in TABLES[key] if only in row[0]]:
+        started = time.perf_counter()
+        made = tersor.compress(model, Recipe([steps.Quantize(**settings)]), example, seen, force=True, progress=False)
+        spent = time.perf_counter() - started
+        size = made.report.totals.bytes_after / 1e6
+        row = {**judge(made.model), "megabytes": size, "seconds": round(spent, 1)}
+        result["rows"].append({"name": name, "settings": settings, "notes": made.report.notes, **row})
+        print(describe(name, row), flush=True)
+        if out is not None:
+            out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
