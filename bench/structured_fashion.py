@@ -3,9 +3,12 @@
     python bench/structured_fashion.py train --folder weights
     python bench/structured_fashion.py channels --folder weights --json channels.json
     python bench/structured_fashion.py kernels --folder weights --json kernels.json
+    python bench/structured_fashion.py times --folder weights --json times.json
+    python bench/structured_fashion.py plot --channels channels.json --times times.json --out docs/structured.png
 
-Needs Debian's dataset-fashion-mnist. `train` makes the float networks once; the others change copies of them, at once
-and after fine-tuning, and time each against the float network in one interleaved run.
+Needs Debian's dataset-fashion-mnist. `train` makes the float networks once; `channels` and `kernels` change copies of
+them, at once and with fine-tuning, and keep them beside; `times` measures each against its float network in one
+interleaved run.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import torch
 import typer
 from prune_fashion import FOLDER, Data, accuracy, loss, read, train
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import tersor
 from tersor.host import cpu_model
@@ -104,65 +108,127 @@ def channels(
     images: Annotated[int, typer.Option(help="Training images of the fine-tuning.")] = 60_000,
     device: Annotated[str, typer.Option(help="Of the fine-tuning: cpu, cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
-    timed: Annotated[bool, typer.Option(help="Measure latency.")] = True,
     out: Out = None,
-    keep: Annotated[Path | None, typer.Option(help="Folder for the results as .tersor files.")] = None,
 ) -> None:
     """Remove channels of the ResNet."""
     torch.set_num_threads(threads)
     data, test = read(FOLDER, torch.device("cpu"), images)
     model = float_network(folder, "resnet")
     batches = list(zip(torch.split(data[0][:1024], 256), torch.split(data[1][:1024], 256), strict=True))
-    rows = [{"criterion": "(float)", "ratio": 0.0, **figures(model, model, test, timed=timed)}]
+    rows: list[dict[str, Any]] = [{"criterion": "(float)", "ratio": 0.0, "accuracy": accuracy(model, test)}]
     print(rows[0], flush=True)
     for part in ratio:
         for name in criterion:
-            rows.append(remove_channels(model, batches, name, part, scope, fine, device, (data, test), timed, keep))
-            print(rows[-1], flush=True)
+            narrow, row = remove_channels(model, batches, name, part, scope, test)
+            began = time.perf_counter()
+            tune(narrow, data, fine, device)
+            row |= {"seconds": round(time.perf_counter() - began, 1), "accuracy": accuracy(narrow, test)}
+            tersor.save(narrow, folder / f"resnet-{name}-{part:g}.tersor")
+            rows.append(row)
+            print(row, flush=True)
             write(out, rows)
 
 
 def remove_channels(
-    model: nn.Module,
-    batches: list[Data],
-    criterion: str,
-    ratio: float,
-    scope: str,
-    fine: int,
-    device: str,
-    parts: tuple[Data, Data],
-    timed: bool,
-    keep: Path | None,
-) -> dict[str, Any]:
-    """One row of the table."""
-    narrow, (data, test) = copy.deepcopy(model), parts
+    model: nn.Module, batches: list[Data], criterion: str, ratio: float, scope: Any, test: Data
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A narrow copy, and what is known of it before fine-tuning."""
+    narrow = copy.deepcopy(model)
     inputs: list[Any] = batches if criterion in ("gradient", "fisher") else [batch[0] for batch in batches]
     result = tersor.prune_channels(
         narrow,
         batches[0][0][:1],
         ratio=ratio,
         criterion=criterion,
-        scope=scope,  # type: ignore[arg-type]
+        scope=scope,
         round_to=4,
         calibration=inputs,
-        loss=loss,
+        loss=loss if criterion in ("gradient", "fisher") else None,
     )
-    at_once = accuracy(narrow, test)
-    began = time.perf_counter()
-    tune(narrow, data, fine, device)
-    row = {
+    return narrow, {
         "criterion": criterion,
         "ratio": ratio,
-        "at_once": at_once,
-        "seconds": round(time.perf_counter() - began, 1),
         "parameters": result.parameters_after,
+        "float_parameters": result.parameters_before,
         "operations": result.flops_after,
-        **figures(model, narrow, test, timed=timed),
+        "float_operations": result.flops_before,
+        "at_once": accuracy(narrow, test),
     }
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-        tersor.save(narrow, keep / f"{criterion}-{ratio:g}.tersor")
-    return row
+
+
+@app.command()
+def kernels(
+    folder: Folder,
+    method: Annotated[list[str], typer.Option(help="Methods.")] = ["single", "stacked", "separable"],  # noqa: B006
+    fine: Annotated[int, typer.Option(help="Epochs of fine-tuning.")] = 1,
+    images: Annotated[int, typer.Option(help="Training images of the fine-tuning.")] = 60_000,
+    device: Annotated[str, typer.Option(help="Of the fine-tuning: cpu, cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    out: Out = None,
+) -> None:
+    """Shrink the 5x5 kernels of the other network; beside each fit, the kernel with its rim cut off."""
+    torch.set_num_threads(threads)
+    data, test = read(FOLDER, torch.device("cpu"), images)
+    model = float_network(folder, "wide")
+    rows: list[dict[str, Any]] = [{"method": "(float)", "accuracy": accuracy(model, test)}]
+    print(rows[0], flush=True)
+    for name in ["cut", *method]:
+        small = copy.deepcopy(model)
+        errors = cut(small) if name == "cut" else fitted(small, list(torch.split(data[0][:512], 128)), name)
+        row = {"method": name, "errors": errors, "parameters": sum(p.numel() for p in small.parameters())}
+        row |= {"operations": operations(small, data[0][:1]), "at_once": accuracy(small, test)}
+        began = time.perf_counter()
+        tune(small, data, fine, device)
+        row |= {"seconds": round(time.perf_counter() - began, 1), "accuracy": accuracy(small, test)}
+        tersor.save(small, folder / f"wide-{name}.tersor")
+        rows.append(row)
+        print(row, flush=True)
+        write(out, rows)
+
+
+def fitted(model: nn.Module, batches: list[Tensor], method: Any) -> list[float]:
+    """Relative errors of the layers."""
+    return [round(row.error, 4) for row in tersor.restructure.shrink_kernels(model, batches, method=method).rows]
+
+
+def cut(model: nn.Module) -> list[float]:
+    """The rival: the middle 3x3 of each kernel. No errors are measured."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Conv2d):
+            new = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1, bias=False)
+            new.weight = nn.Parameter(layer.weight.detach()[..., 1:4, 1:4].clone())
+            tersor.structure.replace_module(model, name, new)
+    return []
+
+
+def operations(model: nn.Module, x: Tensor) -> int:
+    """Operations of one image in convolutions and products of matrices."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(x)
+    return int(counter.get_total_flops())
+
+
+@app.command()
+def times(
+    folder: Folder,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Of each measurement.")] = 15,
+    out: Out = None,
+) -> None:
+    """Milliseconds of one image and of 64, each file interleaved with its float network."""
+    torch.set_num_threads(threads)
+    rows = []
+    for path in sorted(folder.glob("*.tersor")):
+        name = path.stem.partition("-")[0]
+        model, changed = float_network(folder, name), tersor.load(path, NETWORKS[name]())
+        row: dict[str, Any] = {"file": path.stem}
+        for size in (1, 64):
+            found = tersor.benchmark(model, changed, torch.randn(size, 1, 28, 28), rounds=rounds)
+            row[f"ms_{size}"], row[f"float_ms_{size}"] = round(found.b.median_ms, 4), round(found.a.median_ms, 4)
+        rows.append(row)
+        print(row, flush=True)
+    write(out, rows)
 
 
 def tune(model: nn.Module, data: Data, epochs: int, device: str) -> None:
@@ -173,21 +239,46 @@ def tune(model: nn.Module, data: Data, epochs: int, device: str) -> None:
         model.to("cpu").eval()
 
 
-def figures(model: nn.Module, changed: nn.Module, test: Data, *, timed: bool) -> dict[str, Any]:
-    """Accuracy, and milliseconds of one image and of 64, each interleaved with the float network."""
-    row: dict[str, Any] = {"accuracy": accuracy(changed, test)}
-    for size in (1, 64) if timed else ():
-        found = tersor.benchmark(model, changed, test[0][:size], rounds=15)
-        row[f"ms_{size}"], row[f"float_ms_{size}"] = round(found.b.median_ms, 4), round(found.a.median_ms, 4)
-    return row
-
-
 def write(out: Path | None, rows: list[dict[str, Any]]) -> None:
     """Keep what is there so far."""
     if out is not None:
         command = f"python bench/structured_fashion.py {' '.join(sys.argv[1:])}"
         result = {"command": command, "cpu": cpu_model(), "torch": torch.__version__, "rows": rows}
         out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+@app.command()
+def plot(
+    channels: Annotated[Path, typer.Option(help="Results of `channels`.")],
+    times: Annotated[Path, typer.Option(help="Results of `times`.")],
+    out: Annotated[Path, typer.Option(help="A .png file.")],
+) -> None:
+    """Accuracy over operations and over latency."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = json.loads(channels.read_text())["rows"]
+    speeds = {row["file"]: row for row in json.loads(times.read_text())["rows"]}
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, constrained_layout=True)
+    whole = rows[0]["accuracy"]
+    for name in dict.fromkeys(row["criterion"] for row in rows[1:]):
+        own = [row for row in rows[1:] if row["criterion"] == name]
+        work = [1.0, *(row["operations"] / row["float_operations"] for row in own)]
+        speed = [speeds[f"resnet-{name}-{row['ratio']:g}"] for row in own]
+        clock = [1.0, *(row["ms_64"] / row["float_ms_64"] for row in speed)]
+        for axis, x in zip(axes, (work, clock), strict=True):
+            (line,) = axis.plot(x, [whole, *(row["accuracy"] for row in own)], "o-", label=f"{name}, fine-tuned")
+            at_once = [whole, *(row["at_once"] for row in own)]
+            axis.plot(x, at_once, "o:", color=line.get_color(), alpha=0.6, label=f"{name}, at once")
+    for axis, title in zip(axes, ("operations left", "time left, 64 images"), strict=True):
+        axis.set_xlabel(title)
+        axis.set_xlim(0, 1.05)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("accuracy on Fashion-MNIST")
+    axes[1].legend(loc="lower right", fontsize=8)
+    figure.savefig(out, dpi=110)
 
 
 if __name__ == "__main__":

@@ -68,11 +68,21 @@ def edit(model: nn.Module, kind: str, config: Mapping[str, Json]) -> None:
     saved = Snapshot(model)
     described = describe_origin(model)
     try:
-        _build(kind)(model, copy.deepcopy(plain))
+        _apply(model, kind, plain)
         record(model, kind, plain, described)
     except BaseException:
         saved.restore()
         raise
+
+
+def _apply(model: nn.Module, kind: str, config: dict[str, Json]) -> None:
+    build = _build(kind)
+    try:
+        build(model, copy.deepcopy(config))
+    except StructureError:
+        raise
+    except Exception as error:  # whatever a module raises for values that it does not like
+        raise StructureError(f"{type(error).__name__}: {clip(str(error))}") from error
 
 
 def record(model: nn.Module, kind: str, config: Mapping[str, Json], described: Json) -> None:
@@ -135,11 +145,9 @@ def _replay_one(model: nn.Module, item: Mapping[str, Json], position: int, descr
     kind = item["kind"]
     plain = _plain(kind, item["config"])
     try:
-        _build(kind)(model, copy.deepcopy(plain))
+        _apply(model, kind, plain)
     except StructureError as error:
-        raise StructureError(f"edit {position} ({kind}): {error}") from error.__cause__
-    except Exception as error:  # whatever a module raises for values that it does not like
-        raise StructureError(f"edit {position} ({kind}): {type(error).__name__}: {clip(str(error))}") from error
+        raise StructureError(f"edit {position} ({clip(str(kind))}): {error}") from error.__cause__
     record(model, kind, plain, described)
 
 
