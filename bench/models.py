@@ -1,14 +1,23 @@
-"""MiniLM-L6 end to end: float, torch's dynamic int8 and tersor's int8, interleaved in one run.
+"""Transformers end to end: tersor in int8, float, torch's dynamic int8, ONNX Runtime and OpenVINO int8, taking turns.
 
 python bench/models.py --threads 2 --json out.json
+python bench/models.py --model bert-base --threads 2
+python bench/models.py --mixed
+
+Models other than MiniLM have random weights: their times are those of trained ones, and cosines are against their own
+float outputs. `--mixed`: one batch of 32 sequences padded to 128 tokens, with fewer and fewer real ones.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import os
 import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,74 +26,175 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-SHAPES = ((1, 16), (1, 128), (8, 128), (32, 128))  # batch, tokens
+TEXT_SHAPES = ((1, 16), (1, 128), (8, 128), (32, 128))  # batch, tokens
+IMAGE_SHAPES = ((1, 197), (8, 197))
+MIXED = (1.0, 0.75, 0.5, 0.25)  # real tokens of a batch
+CALIBRATION = 60
 
 
-def measure(threads: int, rounds: int, force: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Subject:
+    """A float model and what it is given."""
+
+    model: Any
+    batch: Callable[[int, int], dict[str, Any]]
+    samples: list[dict[str, Any]]
+    shapes: tuple[tuple[int, int], ...]
+
+
+def load(name: str) -> Subject:
+    """MiniLM with its weights and real texts, or another architecture with random weights and inputs."""
+    import torch
+    import transformers
+
+    from tersor import demo_data
+
+    if name == "minilm":
+        model, tokenizer = demo_data.load_model(demo_data.model_folder())
+        texts = demo_data.find_texts().texts
+        samples = [dict(demo_data.tokens(tokenizer, [text])) for text in texts]
+        return Subject(model, demo_data.random_batch, samples, TEXT_SHAPES)
+    torch.manual_seed(0)
+    made = {"bert-base": "Bert", "distilbert": "DistilBert", "vit-base": "ViT"}[name]
+    model = getattr(transformers, f"{made}Model")(getattr(transformers, f"{made}Config")()).eval()
+    if name == "vit-base":
+        generator = torch.Generator().manual_seed(0)
+
+        def batch(count: int, _: int) -> dict[str, Any]:
+            return {"pixel_values": torch.randn((count, 3, 224, 224), generator=generator)}
+
+        return Subject(model, batch, [batch(1, 197) for _ in range(8)], IMAGE_SHAPES)
+    keys = (
+        ("input_ids", "attention_mask") if name == "distilbert" else ("input_ids", "attention_mask", "token_type_ids")
+    )
+
+    def words(count: int, tokens: int) -> dict[str, Any]:
+        found = demo_data.random_batch(count, tokens)
+        return {key: found[key] for key in keys}
+
+    return Subject(model, words, [words(1, 8 * length) for length in range(4, 12)], TEXT_SHAPES)
+
+
+def contestants(subject: Subject, threads: int, force: bool, rivals: bool, folder: Path) -> tuple[dict[str, Any], Any]:
+    """Engines by name, each a function of a batch that gives the last hidden state; and tersor's report."""
+    import tersor
+    from tersor.torch_int8 import dynamic_int8, engines
+
+    def hidden(model: Any) -> Callable[[Mapping[str, Any]], Any]:
+        return lambda inputs: model(**inputs).last_hidden_state
+
+    recipe = tersor.Recipe([tersor.steps.Quantize()])
+    others = [subject.batch(*shape) for shape in subject.shapes[:3]]
+    result = tersor.compress(subject.model, recipe, subject.samples[0], other_inputs=others, force=force)
+    apart = tersor.Recipe([tersor.steps.Quantize(blocks=False)])
+    layers = tersor.compress(subject.model, apart, subject.samples[0], other_inputs=others, force=force)
+    found = {"torch": hidden(subject.model), "tersor": hidden(result.model), "tersor layers": hidden(layers.model)}
+    found |= {f"torch-int8/{engine}": hidden(dynamic_int8(subject.model, engine)) for engine in engines()[:1]}
+    if rivals:
+        import rivals as engines_of
+
+        eager = copy.deepcopy(subject.model)
+        eager.set_attn_implementation("eager")  # what ONNX Runtime's optimiser knows
+        plain = engines_of.export(eager, subject.samples[0], folder / "model.onnx")
+        found["onnxruntime int8"] = engines_of.onnxruntime_int8(subject.model, plain, threads)
+        found["openvino int8"] = engines_of.openvino_int8(plain, subject.samples[:CALIBRATION], threads)
+    return found, result.report
+
+
+def cosines(subject: Subject, found: Mapping[str, Any]) -> dict[str, float]:
+    """The mean cosine of each engine's embeddings (means over tokens) to those of the float model."""
+    import torch
+
+    def embed(engine: Any, sample: Mapping[str, Any]) -> Any:
+        output = engine(sample).float()
+        mask = sample.get("attention_mask", torch.ones(output.shape[:2]))[..., None].float()
+        return torch.nn.functional.normalize((output * mask).sum(1) / mask.sum(1), dim=1)
+
+    sums = dict.fromkeys(found, 0.0)
+    for sample in subject.samples:
+        expected = embed(found["torch"], sample).clone()
+        for name, engine in found.items():
+            sums[name] += float((embed(engine, sample) * expected).sum())
+    return {name: value / len(subject.samples) for name, value in sums.items()}
+
+
+def mixed_batch(subject: Subject, share: float) -> dict[str, Any]:
+    """32 sequences padded to 128 tokens; all but the first are shorter, so that `share` of all tokens are real."""
+    import torch
+
+    inputs = subject.batch(32, 128)
+    lengths = torch.full((32,), round((32 * 128 * share - 128) / 31) if share < 1 else 128)
+    lengths[0] = 128
+    inputs["attention_mask"] = (torch.arange(128)[None] < lengths[:, None]).long()
+    return inputs
+
+
+def measure(name: str, threads: int, rounds: int, force: bool, rivals: bool, mixed: bool, work: Path) -> dict[str, Any]:
     """Milliseconds per (batch, tokens) and engine, and the mean cosine of each engine's embeddings to float."""
     import torch
 
-    import tersor
-    from tersor import demo_data
     from tersor.benchmark import interleave
     from tersor.host import describe_host
-    from tersor.torch_int8 import dynamic_int8, engines
 
     torch.set_num_threads(threads)
-    model, tokenizer = demo_data.load_model(demo_data.model_folder())
-    example = demo_data.tokens(tokenizer, list(demo_data.SENTENCES))
-    recipe = tersor.Recipe([tersor.steps.Quantize(weights="int8")])
-    result = tersor.compress(model, recipe, example_inputs=example, force=force)
-    contestants = {"torch": model, "tersor": result.model}
-    contestants |= {f"torch-int8/{engine}": dynamic_int8(model, engine) for engine in engines()}
-    texts = demo_data.find_texts()
+    subject = load(name)
+    folder = work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.inference_mode(False), torch.no_grad():
+        found, report = contestants(subject, threads, force, rivals, folder)
     rows = []
+    workloads: list[tuple[str, dict[str, Any]]] = [
+        (f"{batch} x {tokens}", subject.batch(batch, tokens)) for batch, tokens in subject.shapes
+    ]
+    if mixed:
+        workloads = [(f"32 x 128, {share:.0%} real", mixed_batch(subject, share)) for share in MIXED]
     with torch.inference_mode():
-        embeddings = {
-            name: torch.cat([demo_data.embed(one, demo_data.tokens(tokenizer, [text])) for text in texts.texts])
-            for name, one in contestants.items()
-        }
-        cosine = {name: float((e * embeddings["torch"]).sum(1).mean()) for name, e in embeddings.items()}
-        for batch, length in track(SHAPES, description="shapes", console=Console(stderr=True)):
-            inputs = demo_data.random_batch(batch, length)
-            runs = {name: functools.partial(one, **inputs) for name, one in contestants.items()}
+        cosine = cosines(subject, found)
+        for label, inputs in track(workloads, description="shapes", console=Console(stderr=True)):
+            runs = {engine: functools.partial(one, inputs) for engine, one in found.items()}
             laps = interleave(runs, rounds=rounds, turn_seconds=0.05)
-            rows.append({"batch": batch, "tokens": length, "ms": {n: lap.median * 1e3 for n, lap in laps.items()}})
+            rows.append({"workload": label, "ms": {engine: lap.median * 1e3 for engine, lap in laps.items()}})
+    blocks = sum(row.layer == "EncoderBlock" for row in report.rows)
     return {
         "command": f"python bench/models.py {' '.join(sys.argv[1:])}",
+        "model": name,
         "threads": threads,
         "host": describe_host(),
-        "texts": texts.name,
         "cosine": cosine,
-        "swapped": f"{result.report.totals.swapped} layers swapped",
+        "swapped": f"{report.totals.swapped} layers swapped, {blocks} encoder blocks",
         "rows": rows,
     }
 
 
 def show(result: dict[str, Any]) -> None:
-    table = Table(title=f"MiniLM-L6, {result['threads']} thread(s), median milliseconds")
+    table = Table(title=f"{result['model']}, {result['threads']} thread(s), median milliseconds")
     engines = list(result["cosine"])
-    for heading in ("batch x tokens", *engines, "tersor vs best torch int8"):
+    for heading in ("batch x tokens", *engines, "best rival / tersor"):
         table.add_column(heading, justify="right")
     for row in result["rows"]:
-        ratio = min(ms for name, ms in row["ms"].items() if "int8" in name) / row["ms"]["tersor"]
+        best = min(ms for name, ms in row["ms"].items() if not name.startswith("tersor"))
         times = [f"{row['ms'][name]:.2f}" for name in engines]
-        table.add_row(f"{row['batch']} x {row['tokens']}", *times, f"{ratio:.2f}x")
+        table.add_row(row["workload"], *times, f"{best / row['ms']['tersor']:.2f}x")
     table.add_row("cosine to float", *(f"{result['cosine'][name]:.4f}" for name in engines), "")
-    console = Console()
+    console = Console(width=max(100, 18 * (len(engines) + 2)))
     console.print(table)
     console.print(f"{result['swapped']}; host: {result['host']}")
 
 
 def main(
+    model: Annotated[str, typer.Option(help="minilm, bert-base, distilbert or vit-base")] = "minilm",
     threads: Annotated[int, typer.Option(min=1)] = 2,
     rounds: Annotated[int, typer.Option(min=1)] = 11,
-    force: Annotated[bool, typer.Option(help="swap every layer, whatever the tuner says")] = False,
+    force: Annotated[bool, typer.Option(help="swap every layer and block, whatever the tuner says")] = False,
+    rivals: Annotated[bool, typer.Option(help="ONNX Runtime and OpenVINO, where they are installed")] = True,
+    mixed: Annotated[bool, typer.Option(help="batches padded to their longest")] = False,
+    work: Annotated[Path | None, typer.Option(help="keep the rivals' files here")] = None,
     out: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
 ) -> None:
-    """Times MiniLM-L6 in float, torch int8 and tersor int8 on this host."""
+    """Times a transformer in float and in the int8 of several engines on this host."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    result = measure(threads, rounds, force)
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(model, threads, rounds, force, rivals, mixed, work or Path(folder))
     show(result)
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n")

@@ -242,7 +242,8 @@ def tune(
     cache: bool = True,
     progress: bool = True,
 ) -> TuneResult:
-    """Measure, for every linear layer of ``model``, whether int8 is faster on this host. The model is not changed.
+    """Measure, for every linear layer of ``model``, whether int8 is faster on this host, and for every encoder block
+    whose layers are, whether one call is. The model is not changed.
 
     Args:
         model: the float model, on the CPU.
@@ -268,8 +269,11 @@ def tune(
     for candidate in track(candidates, "measuring layers", shown=progress):
         entry = None if seen is None else seen.get(id(candidate.module), observe.Seen())
         layers.append(_tuned(tuner, candidate, entry))
+    from tersor.tune_block import tune_blocks  # it builds on this module
+
+    blocks, measured = tune_blocks(model, candidates, layers, example_inputs, tuner.threads, cache, progress)
     key = cache_key(tuner.threads)
-    return TuneResult(tuple(layers), key, tuner.measured, time.perf_counter() - started)
+    return TuneResult(tuple(layers), key, tuner.measured + measured, time.perf_counter() - started, blocks)
 
 
 def _tuned(tuner: Tuner, candidate: Candidate, seen: observe.Seen | None) -> TunedLayer:

@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tersor import text
+from tersor import observe, text
 from tersor.benchmark import torch_threads
-from tersor.blocks import USUAL_SHAPES, Block
+from tersor.blocks import USUAL_SHAPES, Block, close_unfit, find_blocks, watching
 from tersor.encoder.family import argument_names
-from tersor.modules import HOOKS
+from tersor.modules import HOOKS, Candidate
 from tersor.nn import EncoderBlock, Int8Linear, SparseInt8Linear
+from tersor.progress import track
 from tersor.selection import Choice
 from tersor.tune import MARGIN, Tuner, Verdict, race
 from tersor.tune_cache import Times
+from tersor.tune_result import TunedLayer
 
 _TOKENS = (16, 32, 64, 128, 256, 512)
 _MOST_ROWS = 512
@@ -155,3 +157,37 @@ def _call(module: nn.Module) -> Any:
         return module(x, **needed)
 
     return call
+
+
+def tune_blocks(
+    model: nn.Module,
+    candidates: Sequence[Candidate],
+    layers: Sequence[TunedLayer],
+    example_inputs: Any,
+    threads: int,
+    cache: bool,
+    progress: bool,
+) -> tuple[tuple[TunedLayer, ...], int]:
+    """What tersor.tune says about encoder blocks, and how many measurements were made.
+
+    `candidates` and `layers`: the linear layers and what was found out about them, in one order.
+    """
+    choices = []
+    for candidate, layer in zip(candidates, layers, strict=True):
+        swapped = layer.verdict is not None and layer.verdict.faster
+        choices.append(Choice(candidate, candidate.refusal or (None if swapped else layer.reason)))
+    blocks = find_blocks(model, choices)
+    if example_inputs is not None and blocks.blocks:
+        with watching(blocks.blocks):
+            observe.run(model, example_inputs, "example_inputs")
+    close_unfit(blocks)
+    tuner, found = BlockTuner(threads=threads, cache=cache), []
+    for block in track(blocks.blocks, "measuring blocks", shown=progress and bool(blocks.blocks)):
+        name = describe_block(block, next(block.module.parameters()).dtype)
+        shapes = tuple(sorted({batch * tokens for batch, tokens in block.shapes}))
+        if block.reason is not None:
+            found.append(TunedLayer(block.names, name, shapes, None, f"one call was not tried: {block.reason}"))
+            continue
+        judged = tuner.judge_block(block, next(block.module.parameters()).dtype)
+        found.append(TunedLayer(block.names, name, shapes, judged.verdict, judged.reason))
+    return tuple(found), tuner.measured

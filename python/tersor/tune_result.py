@@ -46,22 +46,28 @@ class TuneResult:
         host: what the measurements belong to.
         measured: how many measurements were made; the others came from the cache.
         seconds: how long it took.
+        blocks: every encoder block; its verdict is about float against one call.
     """
 
     layers: tuple[TunedLayer, ...]
     host: dict[str, str]
     measured: int
     seconds: float
+    blocks: tuple[TunedLayer, ...] = ()
 
     def table(self, width: int = 100, color: bool = False) -> str:
         """One line per kind of layer, as text of at most ``width`` columns."""
         table = text.plain_table("layer", "n", "rows", "float us", "int8 us", "speed", "")
-        judged = [layer for layer in self.layers if layer.verdict is not None]
+        judged = [layer for layer in (*self.layers, *self.blocks) if layer.verdict is not None]
         for found in _kinds(judged):
             _add_rows(table, found)
-        others = [f"{layer.names[0] or '(model)'}: {layer.reason}" for layer in self.layers if layer.verdict is None]
+        every = (*self.layers, *self.blocks)
+        others = [f"{layer.names[0] or '(model)'}: {layer.reason}" for layer in every if layer.verdict is None]
         faster = sum(1 for layer in self.layers if layer.verdict is not None and layer.verdict.faster)
         line = f"int8 is faster for {faster} of {len(self.layers)} linear layers."
+        if self.blocks:
+            whole = sum(1 for block in self.blocks if block.verdict is not None and block.verdict.faster)
+            line += f" One call is faster for {whole} of {len(self.blocks)} encoder blocks."
         where = ", ".join(f"{key} {self.host[key]}" for key in ("isa", "threads", "tersor", "torch"))
         how = f"{self.measured} measurements in {self.seconds:.1f} s; {where}; {self.host['cpu']}."
         return text.render(table, *others, line, how, width=width, color=color)
