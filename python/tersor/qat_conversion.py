@@ -67,9 +67,10 @@ def train_quantized(run: Run, step: QATStep) -> None:
         parameter.grad = None
     for parameter in frozen:
         parameter.requires_grad_(False)
-    floats = qat.finish_convolutions()
-    linear = len(qat.layers) - len(floats)
-    also = f" and {len(floats)} convolutions, which are float with rounded weights" if floats else ""
+    floats = qat.finish_convolutions(accelerate=run.force)
+    linear = sum(isinstance(layer, QATLinear) for layer in qat.layers.values())
+    others = len(qat.layers) - linear
+    also = f" and {others} convolutions, {len(floats)} of them float with rounded weights" if others else ""
     run.notes.append(
         f"trained with rounding for {len(done.losses)} steps, loss {done.losses[0]:.3g} to {done.losses[-1]:.3g}: "
         f"{linear} linear layers ({step.weights}, {step.codebook}){also}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import tersor
 from tersor import Recipe, RecipeError, steps
-from tersor.nn import Int8Linear
+from tersor.nn import Int8Conv2d, Int8Linear
 
 
 class Net(nn.Module):
@@ -54,7 +54,7 @@ def test_training_beats_rounding_and_runs_on_int8(activations: Any, tmp_path: Pa
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     notes = " ".join(trained.report.notes)
     assert "trained with rounding for 96 steps" in notes
-    assert "1 linear layers (int2, linear) and 1 convolutions" in notes
+    assert "1 linear layers (int2, linear) and 1 convolutions, 1 of them float" in notes
     assert type(trained.model.conv) is nn.Conv2d
     assert type(trained.model.norm) is nn.Identity
     assert len(trained.model.conv.weight[0].unique()) <= 4
@@ -77,7 +77,8 @@ def test_eight_bits_become_int8_layers_in_the_report() -> None:
     assert rows["first"].rel_error < 1e-5  # it computes what was trained
     assert report.totals.output_cosine is not None
     assert report.totals.output_cosine > 0.99
-    assert all(p.requires_grad for p in made.model.conv.parameters())
+    assert isinstance(made.model.conv, Int8Conv2d)
+    assert "1 convolutions, 0 of them float" in " ".join(report.notes)
 
 
 def test_a_float_rest_can_be_quantised_in_no_second_step() -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import tersor
 from tersor import SwapError
-from tersor.nn import Int8Linear
+from tersor.nn import Int8Conv2d, Int8Linear
 from tersor.quantize.codebooks import CODEBOOKS, decode, make_codebook
 from tersor.quantize.qat import QAT, FakeInput, FakeWeight, QATConv2d, QATLinear, Scheme
 from tersor.quantize.qat.norms import conv_norm_pairs
@@ -215,23 +215,50 @@ def test_training_updates_the_statistics_until_they_are_frozen() -> None:
     assert bool(torch.isfinite(norm.weight.grad).all())
 
 
-def test_a_finished_conv_net_is_folded_and_goes_through_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+def test_a_finished_conv_net_computes_what_was_trained_and_goes_through_a_file(mode: str, tmp_path: Path) -> None:
     model = trained_conv_net().eval()
     x = torch.randn(4, 3, 8, 8)
-    qat = QAT(model, Scheme(8, activations="static"), calibration=[x, x * 1.1])
+    qat = QAT(model, Scheme(8, activations=mode), calibration=[x, x * 1.1])
+    qat.freeze_observers()
     with torch.no_grad():
-        trained = model(x)
+        trained = copy.deepcopy(model)
         result = qat.finish()
-        assert result.accelerated == ("head",)
-        assert set(result.floats) == {"conv1", "conv2"}
-        assert type(model.conv1) is nn.Conv2d
-        assert model.conv1.bias is not None
+        assert result.accelerated == ("conv1", "conv2", "head")
+        assert result.floats == {}
         assert type(model.norm1) is nn.Identity
-        finished = model(x)
-        assert float((finished - trained).norm() / trained.norm()) < 0.05  # the inputs of convolutions are float now
+        for name, given in (("conv1", x), ("conv2", torch.relu(trained.conv1(x)))):
+            layer, fake = getattr(model, name), getattr(trained, name)
+            assert isinstance(layer, Int8Conv2d)
+            codes = fake.codes()
+            assert torch.equal(layer.canonical_tensors()["weight_q"].flatten(1), codes.table[codes.codes.long()])
+            y, expected = layer(given), fake(given)
+            weight = fake.to_float().weight
+            settings = {"stride": fake.stride, "padding": fake.padding, "groups": fake.groups}
+            terms = functional.conv2d(fake.fake_input(given).abs(), weight.abs(), **settings)
+            # As for linear layers; the folded bias is computed once and used by both.
+            bound = UNIT * ((weight[0].numel() + 6) * terms + 4 * (expected.abs() + y.abs()))
+            bound += 2 * UNIT * fake.to_float().bias.abs()[:, None, None]
+            assert bool(((y - expected).abs() <= bound).all())
         tersor.save(model, tmp_path / "net.tersor")
         again = tersor.load(tmp_path / "net.tersor", model=ConvNet())
-        assert torch.equal(again.eval()(x), finished)
+        assert torch.equal(again.eval()(x), model(x))
+
+
+def test_convolutions_of_few_bits_become_float_and_folded(tmp_path: Path) -> None:
+    model = trained_conv_net().eval()
+    x = torch.randn(4, 3, 8, 8)
+    qat = QAT(model, Scheme(4, activations="static"), include=["conv*"], calibration=[x])
+    result = qat.finish()
+    assert result.accelerated == ()
+    assert set(result.floats.values()) == {"convolutions take weights of 8 bits with one scale per channel"}
+    assert type(model.conv1) is nn.Conv2d
+    assert model.conv1.bias is not None
+    assert all(len(channel.unique()) <= 16 for channel in model.conv1.weight)
+    tersor.save(model, tmp_path / "net.tersor")
+    again = tersor.load(tmp_path / "net.tersor", model=ConvNet())
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), model(x))
 
 
 def test_training_recovers_what_few_bits_lose() -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class QAT(Step):
     """Train linear layers and convolutions with rounded weights and inputs, then run the linear ones on these integers.
 
-    Convolutions and the batch norms behind them become convolutions with rounded weights, in float.
+    Convolutions and the batch norms behind them become convolutions with rounded weights: float ones, or with
+    ``force=True`` and 8 bits ones on the integers.
 
     Args:
         weights, codebook, group_size: as in Quantize.

@@ -89,18 +89,27 @@ class FakeInput(nn.Module):
     """Quantises inputs to unsigned integers of ``bits`` bits with a zero point, as the kernels do.
 
     Args:
-        mode: ``"dynamic"``: each row by its own range; ``"static"``: all by one range, which the observer chooses from
-            what is seen in training, while ``observing`` is true, and which then stays, with a learned step.
+        mode: ``"dynamic"``: each row, or picture, by its own range; ``"static"``: all by one range, which the observer
+            chooses from what is seen in training, while ``observing`` is true, and which then stays, with a learned
+            step.
         observer: a name in ``tersor.quantize.observers.OBSERVERS``.
         learned: the static step is trained once the range is frozen.
+        pictures: inputs are ``[n, channels, ...]`` of convolutions, else ``[..., channels]``.
     """
 
     zero_point: Tensor
     ranged: Tensor  # whether there is a static range
 
-    def __init__(self, mode: str, bits: int = 8, observer: str = "moving_average", learned: bool = True) -> None:
+    def __init__(
+        self,
+        mode: str,
+        bits: int = 8,
+        observer: str = "moving_average",
+        learned: bool = True,
+        pictures: bool = False,
+    ) -> None:
         super().__init__()
-        self.mode, self.bits, self.learned = mode, bits, learned
+        self.mode, self.bits, self.pictures = mode, bits, pictures
         self.observer = make_observer(observer)
         self.observing = mode == "static"
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learned and mode == "static")
@@ -143,8 +152,9 @@ class FakeInput(nn.Module):
 
     def _dynamic(self, x: Tensor) -> Tensor:
         most = 2**self.bits - 1
+        unit = tuple(range(1, x.dim())) if self.pictures else (-1,)
         with torch.no_grad():
-            low, high = x.amin(-1, keepdim=True).clamp_max(0), x.amax(-1, keepdim=True).clamp_min(0)
+            low, high = x.amin(unit, keepdim=True).clamp_max(0), x.amax(unit, keepdim=True).clamp_min(0)
             scale = (high / most - low / most).clamp_min(_TINY)
             zero = (-low * (1 / scale)).round().clamp(0, most)
         return self._quantize(x, scale, zero)

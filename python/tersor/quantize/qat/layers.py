@@ -33,11 +33,11 @@ class Scheme:
     observer: str = "moving_average"
     learned: bool = True
 
-    def fake_input(self) -> FakeInput | None:
-        """A new one, for a layer."""
+    def fake_input(self, pictures: bool = False) -> FakeInput | None:
+        """A new one, for a linear layer or a convolution."""
         if self.activations is None:
             return None
-        return FakeInput(self.activations, self.activation_bits, self.observer, self.learned)
+        return FakeInput(self.activations, self.activation_bits, self.observer, self.learned, pictures)
 
     def fake_weight(self, weight: Tensor) -> FakeWeight:
         """A new one, fitted to a weight ``[out, in]``."""
@@ -60,8 +60,7 @@ class QATLinear(nn.Linear):
         made.weight = layer.weight
         made.register_parameter("bias", layer._parameters["bias"])
         made.fake_weight, made.fake_input = scheme.fake_weight(layer.weight), scheme.fake_input()
-        made.training = layer.training
-        return made
+        return made.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., out]``."""
@@ -109,9 +108,9 @@ class QATConv2d(nn.Conv2d):
         made.weight, made.norm = layer.weight, norm
         made.register_parameter("bias", layer._parameters["bias"])
         made.norm_frozen = False
-        made.fake_input, made.training = scheme.fake_input(), layer.training
+        made.fake_input = scheme.fake_input(pictures=True)
         made.fake_weight = scheme.fake_weight(made._folded().flatten(1))
-        return made
+        return made.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """``[n, in, height, width]`` to ``[n, out, ...]``."""

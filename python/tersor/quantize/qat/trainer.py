@@ -11,7 +11,9 @@ from torch import nn
 from tersor import modules, observe
 from tersor.errors import SwapError
 from tersor.modules import find_candidates
+from tersor.nn import Int8Conv2d
 from tersor.nn.coded import layer_from_codes
+from tersor.quantize.codebooks.codes import values
 from tersor.quantize.qat.layers import QATConv2d, QATLinear, Scheme
 from tersor.quantize.qat.norms import conv_norm_pairs
 from tersor.selection import matches
@@ -123,36 +125,36 @@ class QAT:
     def finish(self) -> QATResult:
         """Put the final layers in place.
 
-        A linear layer becomes an Int8Linear or a CodebookLinear with exactly the integers that it was trained with;
-        where no kernel takes them, and in convolutions, a float layer with the rounded weights.
+        A linear layer becomes an Int8Linear or a CodebookLinear, an 8-bit convolution an Int8Conv2d, with exactly the
+        integers that it was trained with; where no kernel takes them, a float layer with the rounded weights.
         """
         floats = self.finish_convolutions()
-        accelerated = []
         for name, layer in self.layers.items():
-            if name in floats:
-                continue
-            made, reason = final_layer(layer)
-            if reason is None:
-                accelerated.append(name)
-            else:
-                floats[name] = reason
-            modules.take_over(layer, made, skip=("fake_weight", "fake_input"))
-            modules.replace(self.model, layer, made)
-        return QATResult(tuple(accelerated), floats)
+            if isinstance(layer, QATLinear):
+                made, reason = final_layer(layer)
+                if reason is not None:
+                    floats[name] = reason
+                modules.take_over(layer, made, skip=("fake_weight", "fake_input"))
+                modules.replace(self.model, layer, made)
+        return QATResult(tuple(name for name in self.layers if name not in floats), floats)
 
-    def finish_convolutions(self) -> dict[str, str]:
+    def finish_convolutions(self, accelerate: bool = True) -> dict[str, str]:
         """The first half of :meth:`finish`: freeze everything, and put convolutions in place of trained ones.
 
+        Args:
+            accelerate: False makes all of them float.
+
         Returns:
-            The convolutions, and why they are float.
+            The convolutions that are float, and why.
         """
         self.freeze_observers()
         self.freeze_norms()
         floats = {}
         for name, layer in self.layers.items():
             if isinstance(layer, QATConv2d):
-                made, reason = final_layer(layer)
-                floats[name] = str(reason)
+                made, reason = final_layer(layer) if accelerate else (layer.to_float(), "it was not to be accelerated")
+                if reason is not None:
+                    floats[name] = reason
                 self._place(name, layer, made)
         return floats
 
@@ -185,9 +187,12 @@ class QAT:
         if layer.norm is None:
             modules.take_over(layer, made, skip=("fake_weight", "fake_input"))
             modules.replace(self.model, layer, made)
-        else:  # folding changes the structure, which a file has to know
-            replace_module(self.model, name, made)
-            replace_module(self.model, self._absorbed[name], nn.Identity())
+            return
+        # Folding changes the structure, which a file has to know.
+        folded = layer.to_float()
+        replace_module(self.model, name, folded)
+        replace_module(self.model, self._absorbed[name], nn.Identity())
+        modules.replace(self.model, folded, made)
 
 
 class _Absorbed(nn.Identity):
@@ -198,24 +203,10 @@ class _Absorbed(nn.Identity):
         self.training = norm.training
 
 
-def unsupported(layer: QATLinear | QATConv2d) -> str | None:
-    """Why no accelerated layer computes what this one does, or None."""
-    if isinstance(layer, QATConv2d):
-        return "a convolution: it is float, with rounded weights"
-    if layer.fake_input is None:
-        return "its input is float"
-    if layer.fake_input.bits != KERNEL_BITS:
-        return f"the kernels take inputs of {KERNEL_BITS} bits, not {layer.fake_input.bits}"
-    if layer.fake_input.mode == "static" and not bool(layer.fake_input.ranged):
-        return "it was never called"
-    return None
-
-
 def final_layer(layer: QATLinear | QATConv2d) -> tuple[nn.Module, str | None]:
     """The accelerated layer with the integers of a trained one, and None; or a float one, and why."""
-    reason = unsupported(layer)
+    reason = _unsupported(layer)
     if reason is None:
-        assert isinstance(layer, QATLinear)
         try:
             return _accelerated(layer), None
         except ValueError as error:
@@ -223,7 +214,20 @@ def final_layer(layer: QATLinear | QATConv2d) -> tuple[nn.Module, str | None]:
     return layer.to_float(), reason
 
 
-def _accelerated(layer: QATLinear) -> nn.Module:
+def _unsupported(layer: QATLinear | QATConv2d) -> str | None:
+    """Why no accelerated layer computes what this one does, or None."""
+    if layer.fake_input is None:
+        return "its input is float"
+    if layer.fake_input.bits != KERNEL_BITS:
+        return f"the kernels take inputs of {KERNEL_BITS} bits, not {layer.fake_input.bits}"
+    if layer.fake_input.mode == "static" and not bool(layer.fake_input.ranged):
+        return "it was never called"
+    if isinstance(layer, QATConv2d) and (layer.fake_weight.bits != KERNEL_BITS or layer.fake_weight.scale.shape[1] > 1):
+        return "convolutions take weights of 8 bits with one scale per channel"
+    return None
+
+
+def _accelerated(layer: QATLinear | QATConv2d) -> nn.Module:
     assert layer.fake_input is not None
     settings: dict[str, Any] = {}
     if layer.fake_input.mode == "static":
@@ -231,10 +235,16 @@ def _accelerated(layer: QATLinear) -> nn.Module:
             "x_scale": float(layer.fake_input.scale.detach()),
             "x_zero_point": int(layer.fake_input.zero_point),
         }
+    codes = layer.codes()
+    if isinstance(layer, QATConv2d):
+        made = Int8Conv2d.from_float(layer.to_float(), **settings)
+        q = values(codes.codes, codes.table, codes.group_size).view_as(layer.weight)
+        made.fill({**made.canonical_tensors(), "weight_q": q.contiguous(), "weight_scale": codes.scale[:, 0].clone()})
+        return made
     plain = nn.Linear(layer.weight.shape[1], layer.weight.shape[0], device="meta")
     plain.weight, plain.training = layer.weight, layer.training
     plain.register_parameter("bias", layer._parameters["bias"])
-    return layer_from_codes(plain, layer.codes(), **settings)
+    return layer_from_codes(plain, codes, **settings)
 
 
 def _run(model: nn.Module, batch: Any, index: int) -> None:
