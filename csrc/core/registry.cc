@@ -84,6 +84,7 @@ Selection Select(size_t count) {
   s.quantize = Best(&KernelSet::quantize, count);
   s.convert = Best(&KernelSet::convert, count);
   s.activation = Best(&KernelSet::activation, count);
+  s.activation_near = Best(&KernelSet::activation_near, count);
   s.gemm_s8 = Best(&KernelSet::gemm_s8, count);
   s.peak = Best(&KernelSet::peak, count);
   s.spmm_s8 = Best(&KernelSet::spmm_s8, count);

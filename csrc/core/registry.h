@@ -14,6 +14,7 @@ struct Selection {
   const QuantizeKernel* quantize;
   const ConvertKernel* convert;
   const ActivationKernel* activation;
+  const ActivationKernel* activation_near;
   const GemmS8Kernel* gemm_s8;
   const PeakKernel* peak;
   const SpmmS8Kernel* spmm_s8;

@@ -274,9 +274,8 @@ struct PeakKernel {
   int64_t (*int8)(int64_t iterations);  // returns the multiply-adds done
 };
 
-// Attention of one head over int16 operands (docs/encoder.md, "Attention"). Both products have one panel, of pairs of
-// neighbouring values along the sum: [columns / 16][ceil(sums / 2)][16][2] int16, zero padded. The keys are the columns
-// and the head's depth the sum of the first, the depth the columns and the keys the sum of the second.
+// Attention of one head over int16 operands (docs/encoder.md, "Attention"). The panels of keys and of values hold pairs
+// of neighbours along the sum, which is the depth of the head for the keys and the keys for the values.
 constexpr int32_t kAttentionKeys = 128;  // keys of a block, the most that one call sees
 constexpr int32_t kAttentionValueLimit = 2047, kAttentionWeightLimit = 8191;
 struct AttentionArgs {
@@ -304,7 +303,8 @@ struct AttentionKernel {
   // q = round_half_even(x / scale) with the scale that makes the largest magnitude `limit`; NaN and zeros when x is not
   // finite. Returns the scale.
   float (*quantize_row)(int64_t n, const float* x, int32_t limit, int16_t* q);
-  // keys, values [keys][depth], row stride ld, readable to round_up(depth, 16) values; panels [..] as above.
+  // keys, values [keys][depth], row stride ld, readable to round_up(depth, 32) values; each panel has room for
+  // round_up(keys, 16) * round_up(depth, 16) values.
   void (*pack)(int32_t keys, int32_t depth, const int16_t* key, const int16_t* value, int64_t ld, int16_t* key_panel,
                int16_t* value_panel);
   void (*attend)(const AttentionArgs& args);
@@ -324,6 +324,7 @@ struct KernelSet {
   const QuantizeKernel* quantize;
   const ConvertKernel* convert;
   const ActivationKernel* activation;
+  const ActivationKernel* activation_near;  // gelu off by at most 1.1e-5 |x|: for what is quantised to 8 bits next
   const GemmS8Kernel* gemm_s8;
   const PeakKernel* peak;
   const SpmmS8Kernel* spmm_s8;

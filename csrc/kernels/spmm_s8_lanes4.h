@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/neon_dotprod/transpose.h"
+
 namespace {
 
 struct Lanes4 {
@@ -36,13 +38,7 @@ struct Lanes4 {
     return vreinterpretq_s8_s32(vdupq_lane_s32(q, r));
   }
 
-  [[gnu::always_inline]] static void Transpose(F* v) {
-    const float32x4x2_t a = vtrnq_f32(v[0], v[1]), b = vtrnq_f32(v[2], v[3]);
-    v[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
-    v[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
-    v[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
-    v[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
-  }
+  [[gnu::always_inline]] static void Transpose(F* v) { TransposeLanes(v); }
 };
 
 }  // namespace

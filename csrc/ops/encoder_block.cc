@@ -121,7 +121,7 @@ void EncoderBlock(const EncoderBlockArgs& args, const Executor& executor) {
   CheckArgs(args, block);
   const int64_t positions = args.batch * args.tokens;
   if (positions == 0) return;
-  const int64_t ld_qkv = RoundUp(3 * block.width() + 16, 32);
+  const int64_t ld_qkv = RoundUp(3 * block.width() + 48, 32);
   const int64_t group = std::max(kGroupBytes / (2 * ld_qkv), args.tokens);
   const size_t rows = static_cast<size_t>(std::min(group, positions)), batch = static_cast<size_t>(args.batch);
   const size_t qkv = rows * static_cast<size_t>(ld_qkv);

@@ -21,7 +21,7 @@ struct EncoderBlockJob {
 
   Range sequences;     // of the group
   int16_t* qkv;        // [tokens of the group][ld_qkv]: Q, K and V
-  int64_t ld_qkv;      // at least 3 * width + 16
+  int64_t ld_qkv;      // at least 3 * width + 48; what follows the width is zeros
   float* q_scale;      // [tokens of the group], times the attention scale and log2(e)
   float* kv_scale[2];  // [tokens of the group], of K and of V
   int32_t tasks;

@@ -3,14 +3,14 @@
 #include <algorithm>
 
 #include "ops/input_rows.h"
-#include "tersor/linear_s8.h"
-#include "tersor/spmm_s8.h"
+#include "ops/linear_s8_worker.h"
+#include "ops/spmm_s8_worker.h"
 
 namespace tersor {
 namespace {
 
 constexpr float kLog2E = 0x1.715476p0f;
-constexpr int64_t kStripBytes = int64_t{448} << 10;  // the floats of a strip of rows stay in L2 beside some weights
+constexpr int64_t kStripBytes = int64_t{704} << 10;  // the floats of a strip of rows stay in L2 beside some weights
 
 enum Product { kQkv, kOut, kFfnIn, kFfnOut };
 
@@ -28,12 +28,15 @@ EncoderBlockWorker::EncoderBlockWorker(const EncoderBlockJob& job)
     : job_(job),
       args_(job.args),
       block_(job.block),
+      kernels_(job.kernels),
       hidden_(job.block.config.hidden),
       width_(job.block.width()),
       ffn_(job.block.config.ffn),
       strip_(StripRows(job)),
       ld_context_(width_ + 16),
-      attention_(job, strip_) {}
+      attention_(job, strip_) {
+  kernels_.activation = kernels_.activation_near;
+}
 
 size_t EncoderBlockWorker::ScratchBytes() const {
   const size_t rows = static_cast<size_t>(strip_), hidden = static_cast<size_t>(hidden_);
@@ -87,7 +90,7 @@ void EncoderBlockWorker::Multiply(int product, int64_t rows, Rows x, const float
   g.activation = activation;
   g.y = y;
   g.ldy = n[product];
-  (block_.kind[product] == EncoderWeightKind::kDense ? LinearS8 : SpmmS8)(g, serial);
+  (block_.kind[product] == EncoderWeightKind::kDense ? LinearS8With : SpmmS8With)(kernels_, g, serial);
 }
 
 void EncoderBlockWorker::Normalize(int norm, int64_t rows, Rows x, float* y) {

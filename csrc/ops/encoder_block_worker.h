@@ -36,6 +36,7 @@ class EncoderBlockWorker {
   const EncoderBlockJob& job_;
   const EncoderBlockArgs& args_;
   const PackedViewEncoderBlock& block_;
+  Selection kernels_;  // of the products: what the activation gives is quantised at once
   const int64_t hidden_, width_, ffn_, strip_, ld_context_;
   EncoderAttention attention_;
   int64_t sequence_ = 0;       // that of the next row

@@ -30,11 +30,13 @@ void RunTask(void* context, int32_t task) {
 
 }  // namespace
 
-void LinearS8(const LinearS8Args& args, const Executor& executor) {
+void LinearS8(const LinearS8Args& args, const Executor& executor) { LinearS8With(Selected(), args, executor); }
+
+void LinearS8With(const Selection& kernels, const LinearS8Args& args, const Executor& executor) {
   const PackedViewS8 weight = ViewPackedS8(args.packed, args.packed_bytes);
   CheckLinearArgs("linear_s8", args, weight.n);
   if (args.m == 0) return;
-  LinearS8Job job{args, weight, Selected()};
+  LinearS8Job job{args, weight, kernels};
   if (executor.threads > 1 && args.m * weight.n * weight.k >= kSerialMacsS8) {
     job.tasks = executor.threads;
     job.by_rows = args.m >= 2 * int64_t{weight.kernel->mr} * executor.threads;

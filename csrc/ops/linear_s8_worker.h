@@ -21,6 +21,9 @@ struct LinearS8Job {
   std::atomic<bool> out_of_memory{false};
 };
 
+// LinearS8 with a choice of kernels; the packed weight names its own.
+void LinearS8With(const Selection& kernels, const LinearS8Args& args, const Executor& executor);
+
 // Quantises a block of its rows, calls the tiles for its columns, finishes their output.
 class LinearS8Worker {
  public:

@@ -38,15 +38,17 @@ void RunTask(void* context, int32_t task) {
 
 }  // namespace
 
-void SpmmS8(const LinearS8Args& args, const Executor& executor) {
+void SpmmS8(const LinearS8Args& args, const Executor& executor) { SpmmS8With(Selected(), args, executor); }
+
+void SpmmS8With(const Selection& kernels, const LinearS8Args& args, const Executor& executor) {
   const PackedViewSpmmS8 weight = ViewPackedSpmmS8(args.packed, args.packed_bytes);
   CheckLinearArgs("spmm_s8", args, weight.n);
   if (args.m == 0) return;
   const PackedViewSpmmS8Rows& few = weight.rows;
   if (few.kernel != nullptr && args.m <= few.kernel->max_m &&
       RowsPaySpmmS8(args.m, weight.n * few.blocks, weight.quads_count))
-    return RunSpmmS8Rows(args, weight, few, executor);
-  SpmmS8Job job{args, weight, Selected()};
+    return RunSpmmS8Rows(args, weight, few, kernels, executor);
+  SpmmS8Job job{args, weight, kernels};
   const int64_t rows = weight.kernel->rows, macs = args.m * (weight.steps * rows * 4 + weight.n);
   if (executor.threads > 1 && macs >= kSerialMacs) {
     job.tasks = executor.threads;

@@ -141,8 +141,8 @@ void RunTask(void* context, int32_t task) {
 }  // namespace
 
 void RunSpmmS8Rows(const LinearS8Args& args, const PackedViewSpmmS8& weight, const PackedViewSpmmS8Rows& rows,
-                   const Executor& executor) {
-  Job job{args, weight, rows, Selected()};
+                   const Selection& kernels, const Executor& executor) {
+  Job job{args, weight, rows, kernels};
   if (executor.threads > 1 && weight.n * weight.k >= kSerialWeights)
     job.tasks = static_cast<int32_t>(std::min<int64_t>(executor.threads, rows.groups));
   if (job.tasks == 1)

@@ -21,6 +21,9 @@ struct SpmmS8Job {
   std::atomic<bool> out_of_memory{false};
 };
 
+// SpmmS8 with a choice of kernels; the packed weight names its own.
+void SpmmS8With(const Selection& kernels, const LinearS8Args& args, const Executor& executor);
+
 // Strip by strip: quantises the tokens, packs them into panels, multiplies its bands with them, finishes their output.
 class SpmmS8Worker {
  public:

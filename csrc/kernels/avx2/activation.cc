@@ -8,4 +8,9 @@ const ActivationKernel& Activation() {
   return kernel;
 }
 
+const ActivationKernel& ActivationNear() {
+  static constexpr ActivationKernel kernel = {"activation_near_avx2", ApplyNear<Lanes8>};
+  return kernel;
+}
+
 }  // namespace tersor::avx2

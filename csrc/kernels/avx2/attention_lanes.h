@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels/avx2/lanes.h"
+#include "kernels/avx2/transpose.h"
 
 namespace {
 
@@ -44,6 +45,13 @@ struct Pairs8 : Lanes8 {
     const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
   }
+  static F LoadBits(const int16_t* p) {
+    return _mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static void StoreBits(int16_t* p, F v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_castps_si256(v));
+  }
+  [[gnu::always_inline]] static void Transpose(F* v) { TransposeLanes(v); }
   static void Interleave(const int16_t* a, const int16_t* b, int16_t* p) {
     const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a));
     const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));

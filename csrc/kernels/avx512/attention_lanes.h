@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels/avx512/lanes.h"
+#include "kernels/avx512/transpose.h"
 
 namespace {
 
@@ -38,6 +39,9 @@ struct Pairs16 : Lanes16 {
   static void Round16(const F* v, int16_t* p) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v[0])));
   }
+  static F LoadBits(const int16_t* p) { return _mm512_castsi512_ps(_mm512_loadu_si512(p)); }
+  static void StoreBits(int16_t* p, F v) { _mm512_storeu_si512(p, _mm512_castps_si512(v)); }
+  [[gnu::always_inline]] static void Transpose(F* v) { TransposeLanes(v); }
   static void Interleave(const int16_t* a, const int16_t* b, int16_t* p) {
     const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a));
     const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));

@@ -8,4 +8,9 @@ const ActivationKernel& Activation() {
   return kernel;
 }
 
+const ActivationKernel& ActivationNear() {
+  static constexpr ActivationKernel kernel = {"activation_near_neon_dotprod", ApplyNear<Lanes4>};
+  return kernel;
+}
+
 }  // namespace tersor::neon_dotprod

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels/neon_dotprod/lanes.h"
+#include "kernels/neon_dotprod/transpose.h"
 
 namespace {
 
@@ -50,6 +51,9 @@ struct Pairs4 : Lanes4 {
     for (int i = 0; i < 4; i += 2)
       vst1q_s16(p + 4 * i, vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(v[i])), vqmovn_s32(vcvtnq_s32_f32(v[i + 1]))));
   }
+  static F LoadBits(const int16_t* p) { return vreinterpretq_f32_s16(vld1q_s16(p)); }
+  static void StoreBits(int16_t* p, F v) { vst1q_s16(p, vreinterpretq_s16_f32(v)); }
+  [[gnu::always_inline]] static void Transpose(F* v) { TransposeLanes(v); }
   static void Interleave(const int16_t* a, const int16_t* b, int16_t* p) {
     for (int i = 0; i < 16; i += 8) {
       const int16x8x2_t both = {vld1q_s16(a + i), vld1q_s16(b + i)};

@@ -2,18 +2,19 @@
 
 namespace tersor {
 namespace neon_dotprod {
-const QuantizeKernel& Quantize();        // quantize.cc
-const ConvertKernel& Convert();          // convert.cc
-const ActivationKernel& Activation();    // activation.cc
-const GemmS8Kernel& GemmS8();            // gemm_s8.cc
-const PeakKernel& Peak();                // peak.cc
-const SpmmS8Kernel& SpmmS8();            // spmm_s8.cc
-const SpmmF32Kernel& SpmmF32();          // spmm_f32.cc
-const ConvS8Kernel& ConvS8();            // conv_s8.cc
-const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
-const AttentionKernel& Attention();      // attention.cc
-const NormKernel& Norm();                // norm.cc
-const GemmF32Kernel& GemmF32();          // gemm_f32.cc
+const QuantizeKernel& Quantize();          // quantize.cc
+const ConvertKernel& Convert();            // convert.cc
+const ActivationKernel& Activation();      // activation.cc
+const GemmS8Kernel& GemmS8();              // gemm_s8.cc
+const PeakKernel& Peak();                  // peak.cc
+const SpmmS8Kernel& SpmmS8();              // spmm_s8.cc
+const SpmmF32Kernel& SpmmF32();            // spmm_f32.cc
+const ConvS8Kernel& ConvS8();              // conv_s8.cc
+const DepthwiseS8Kernel& DepthwiseS8();    // depthwise_s8.cc
+const AttentionKernel& Attention();        // attention.cc
+const NormKernel& Norm();                  // norm.cc
+const GemmF32Kernel& GemmF32();            // gemm_f32.cc
+const ActivationKernel& ActivationNear();  // activation.cc
 }  // namespace neon_dotprod
 
 const KernelSet& KernelSet_neon_dotprod() {
@@ -23,6 +24,7 @@ const KernelSet& KernelSet_neon_dotprod() {
     s.quantize = &neon_dotprod::Quantize();
     s.convert = &neon_dotprod::Convert();
     s.activation = &neon_dotprod::Activation();
+    s.activation_near = &neon_dotprod::ActivationNear();
     s.gemm_s8 = &neon_dotprod::GemmS8();
     s.peak = &neon_dotprod::Peak();
     s.spmm_s8 = &neon_dotprod::SpmmS8();

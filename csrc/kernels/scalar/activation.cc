@@ -8,4 +8,9 @@ const ActivationKernel& Activation() {
   return kernel;
 }
 
+const ActivationKernel& ActivationNear() {
+  static constexpr ActivationKernel kernel = {"activation_near_scalar", ApplyNear<Lane>};
+  return kernel;
+}
+
 }  // namespace tersor::scalar

@@ -27,6 +27,13 @@ struct Vector : LaneSums {
   static void Round16(const F* v, int16_t* p) {
     for (int i = 0; i < 16; ++i) p[i] = std::fabs(v[i]) < 32768.0f ? static_cast<int16_t>(std::nearbyintf(v[i])) : 0;
   }
+  static F LoadBits(const int16_t* p) {
+    F v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static void StoreBits(int16_t* p, F v) { std::memcpy(p, &v, sizeof v); }
+  static void Transpose(F*) {}
   static void Interleave(const int16_t* a, const int16_t* b, int16_t* p) {
     for (int i = 0; i < 16; ++i) {
       p[2 * i] = a[i];

@@ -2,18 +2,19 @@
 
 namespace tersor {
 namespace scalar {
-const QuantizeKernel& Quantize();        // quantize.cc
-const ConvertKernel& Convert();          // convert.cc
-const ActivationKernel& Activation();    // activation.cc
-const GemmS8Kernel& GemmS8();            // gemm_s8.cc
-const PeakKernel& Peak();                // peak.cc
-const SpmmS8Kernel& SpmmS8();            // spmm_s8.cc
-const SpmmF32Kernel& SpmmF32();          // spmm_f32.cc
-const ConvS8Kernel& ConvS8();            // conv_s8.cc
-const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
-const AttentionKernel& Attention();      // attention.cc
-const NormKernel& Norm();                // norm.cc
-const GemmF32Kernel& GemmF32();          // gemm_f32.cc
+const QuantizeKernel& Quantize();          // quantize.cc
+const ConvertKernel& Convert();            // convert.cc
+const ActivationKernel& Activation();      // activation.cc
+const GemmS8Kernel& GemmS8();              // gemm_s8.cc
+const PeakKernel& Peak();                  // peak.cc
+const SpmmS8Kernel& SpmmS8();              // spmm_s8.cc
+const SpmmF32Kernel& SpmmF32();            // spmm_f32.cc
+const ConvS8Kernel& ConvS8();              // conv_s8.cc
+const DepthwiseS8Kernel& DepthwiseS8();    // depthwise_s8.cc
+const AttentionKernel& Attention();        // attention.cc
+const NormKernel& Norm();                  // norm.cc
+const GemmF32Kernel& GemmF32();            // gemm_f32.cc
+const ActivationKernel& ActivationNear();  // activation.cc
 }  // namespace scalar
 
 const KernelSet& KernelSet_scalar() {
@@ -23,6 +24,7 @@ const KernelSet& KernelSet_scalar() {
     s.quantize = &scalar::Quantize();
     s.convert = &scalar::Convert();
     s.activation = &scalar::Activation();
+    s.activation_near = &scalar::ActivationNear();
     s.gemm_s8 = &scalar::GemmS8();
     s.peak = &scalar::Peak();
     s.spmm_s8 = &scalar::SpmmS8();
