@@ -9,7 +9,7 @@ namespace tersor::bindings {
 namespace {
 
 constexpr const char* kProducts[kEncoderProducts] = {"qkv", "out", "ffn_in", "ffn_out"};
-constexpr const char* kKinds[] = {"dense", "sparse"};
+constexpr const char* kKinds[kEncoderWeightKinds] = {"dense", "sparse", "low_rank"};
 
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
 using Floats = py::array_t<float, py::array::c_style>;
@@ -97,8 +97,10 @@ py::dict Inspect(const py::object& packed_in) {
                   py::arg("parts") = parts, py::arg("floats") = floats);
 }
 
-Floats Run(const py::object& x_in, const py::object& packed_in, const py::object& keep_in,
-           const py::object& score_bias_in) {
+constexpr const char* kParts[kEncoderParts] = {"qkv", "out", "ffn_in", "ffn_out", "int16", "attention", "norm", "rows"};
+
+py::object Run(const py::object& x_in, const py::object& packed_in, const py::object& keep_in,
+               const py::object& score_bias_in, bool timed) {
   const auto x = ArrayOf<float>(x_in, "x");
   const Bytes packed = BytesOf(packed_in, "packed");
   const EncoderBlockConfig c = InspectEncoderBlock(packed.data(), static_cast<size_t>(packed.size())).config;
@@ -122,9 +124,16 @@ Floats Run(const py::object& x_in, const py::object& packed_in, const py::object
   args.packed = packed.data();
   args.packed_bytes = static_cast<size_t>(packed.size());
   args.y = y.mutable_data();
-  const py::gil_scoped_release release;
-  EncoderBlock(args, PoolExecutor());
-  return y;
+  double seconds[kEncoderParts] = {};
+  if (timed) args.seconds = seconds;
+  {
+    const py::gil_scoped_release release;
+    EncoderBlock(args, PoolExecutor());
+  }
+  if (!timed) return y;
+  py::dict times;
+  for (int i = 0; i < kEncoderParts; ++i) times[kParts[i]] = seconds[i];
+  return times;
 }
 
 }  // namespace
@@ -134,7 +143,7 @@ void BindEncoderBlock(py::module_& m) {
         py::arg("ffn_out"), py::arg("biases"), py::arg("norms"));
   m.def("inspect_encoder_block", Inspect, py::arg("packed"));
   m.def("encoder_block", Run, py::arg("x"), py::arg("packed"), py::arg("keep") = py::none(),
-        py::arg("score_bias") = py::none());
+        py::arg("score_bias") = py::none(), py::arg("timed") = false);
 }
 
 }  // namespace tersor::bindings

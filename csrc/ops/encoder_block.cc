@@ -91,7 +91,7 @@ void RunTask(void* context, int32_t task) {
   }
   if (rows.count() <= 0) return;
   try {
-    EncoderBlockWorker worker(job);
+    EncoderBlockWorker worker(job, task == 0);
     Scratch scratch(worker.ScratchBytes(), Arena::kBlockTask);
     if (!scratch.ok()) throw std::bad_alloc();
     worker.Take(scratch);

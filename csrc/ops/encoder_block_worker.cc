@@ -1,9 +1,11 @@
 #include "ops/encoder_block_worker.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "ops/input_rows.h"
 #include "ops/linear_s8_worker.h"
+#include "ops/lowrank_s8_worker.h"
 #include "ops/spmm_s8_worker.h"
 
 namespace tersor {
@@ -11,8 +13,6 @@ namespace {
 
 constexpr float kLog2E = 0x1.715476p0f;
 constexpr int64_t kStripBytes = int64_t{704} << 10;  // the floats of a strip of rows stay in L2 beside some weights
-
-enum Product { kQkv, kOut, kFfnIn, kFfnOut };
 
 // Whole tiles of the product's kernel.
 int64_t StripRows(const EncoderBlockJob& job) {
@@ -24,7 +24,25 @@ int64_t StripRows(const EncoderBlockJob& job) {
 
 }  // namespace
 
-EncoderBlockWorker::EncoderBlockWorker(const EncoderBlockJob& job)
+// Adds the time of a scope to a part.
+class EncoderBlockWorker::Timer {
+ public:
+  Timer(double* seconds, int part) : to_(seconds == nullptr ? nullptr : seconds + part) {
+    if (to_ != nullptr) begin_ = Clock::now();
+  }
+  ~Timer() {
+    if (to_ != nullptr) *to_ += std::chrono::duration<double>(Clock::now() - begin_).count();
+  }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double* const to_;
+  Clock::time_point begin_;
+};
+
+EncoderBlockWorker::EncoderBlockWorker(const EncoderBlockJob& job, bool timed)
     : job_(job),
       args_(job.args),
       block_(job.block),
@@ -34,7 +52,8 @@ EncoderBlockWorker::EncoderBlockWorker(const EncoderBlockJob& job)
       ffn_(job.block.config.ffn),
       strip_(StripRows(job)),
       ld_context_(width_ + 16),
-      attention_(job, strip_) {
+      attention_(job, strip_),
+      seconds_(timed ? job.args.seconds : nullptr) {
   kernels_.activation = kernels_.activation_near;
 }
 
@@ -57,6 +76,7 @@ void EncoderBlockWorker::Take(Scratch& scratch) {
 
 // The rows of x as floats: in place where they are floats and neighbours.
 EncoderBlockWorker::Rows EncoderBlockWorker::Input(Range rows) {
+  const Timer timer(seconds_, kPartRows);
   const size_t bytes = ElementBytes(args_.dtype);
   const auto row = [&](int64_t token) {
     return static_cast<const char*>(args_.x) + static_cast<size_t>(job_.position[token] * args_.ldx) * bytes;
@@ -76,6 +96,7 @@ EncoderBlockWorker::Rows EncoderBlockWorker::Input(Range rows) {
 
 void EncoderBlockWorker::Multiply(int product, int64_t rows, Rows x, const float* residual, int64_t ld_residual,
                                   Activation activation, float* y) {
+  const Timer timer(seconds_, product);
   static const Executor& serial = SerialExecutor();
   const int64_t n[] = {3 * width_, hidden_, ffn_, hidden_};
   LinearS8Args g{};
@@ -90,16 +111,19 @@ void EncoderBlockWorker::Multiply(int product, int64_t rows, Rows x, const float
   g.activation = activation;
   g.y = y;
   g.ldy = n[product];
-  (block_.kind[product] == EncoderWeightKind::kDense ? LinearS8With : SpmmS8With)(kernels_, g, serial);
+  constexpr decltype(&LinearS8With) kRun[kEncoderWeightKinds] = {LinearS8With, SpmmS8With, LowRankS8With};
+  kRun[static_cast<int>(block_.kind[product])](kernels_, g, serial);
 }
 
 void EncoderBlockWorker::Normalize(int norm, int64_t rows, Rows x, float* y) {
+  const Timer timer(seconds_, kPartNorm);
   for (int64_t i = 0; i < rows; ++i)
     job_.kernels.norm->layer_norm(hidden_, x.data + i * x.ld, block_.gamma[norm], block_.beta[norm],
                                   block_.config.eps[norm], y + i * hidden_);
 }
 
 void EncoderBlockWorker::QuantizeQkv(Range rows) {
+  const Timer timer(seconds_, kPartInt16);
   const AttentionKernel& kernel = *job_.kernels.attention;
   const int64_t origin = job_.rows().begin;
   const float factor = block_.config.scale * kLog2E;
@@ -121,11 +145,12 @@ void EncoderBlockWorker::ProjectStrip(Range rows) {
     Normalize(0, rows.count(), x, normed_);
     x = {normed_, hidden_};
   }
-  Multiply(kQkv, rows.count(), x, nullptr, 0, Activation::kNone, wide_);
+  Multiply(kPartQkv, rows.count(), x, nullptr, 0, Activation::kNone, wide_);
   QuantizeQkv(rows);
 }
 
 void EncoderBlockWorker::Attend(Range rows) {
+  const Timer timer(seconds_, kPartAttention);
   for (int64_t begin = rows.begin; begin < rows.end;) {
     while (job_.start[sequence_ + 1] <= begin) ++sequence_;
     const int64_t end = std::min(rows.end, job_.start[sequence_ + 1]);
@@ -139,16 +164,17 @@ void EncoderBlockWorker::FinishStrip(Range rows) {
   const bool norm_first = block_.config.norm_first;
   Attend(rows);
   const Rows x = Input(rows);
-  Multiply(kOut, m, {context_, ld_context_}, x.data, x.ld, Activation::kNone, attended_);
+  Multiply(kPartOut, m, {context_, ld_context_}, x.data, x.ld, Activation::kNone, attended_);
   float* ffn_input = norm_first ? normed_ : attended_;
   Normalize(norm_first ? 1 : 0, m, {attended_, hidden_}, ffn_input);
-  Multiply(kFfnIn, m, {ffn_input, hidden_}, nullptr, 0, block_.config.activation, wide_);
-  Multiply(kFfnOut, m, {wide_, ffn_}, attended_, hidden_, Activation::kNone, normed_);
+  Multiply(kPartFfnIn, m, {ffn_input, hidden_}, nullptr, 0, block_.config.activation, wide_);
+  Multiply(kPartFfnOut, m, {wide_, ffn_}, attended_, hidden_, Activation::kNone, normed_);
   if (!norm_first) Normalize(1, m, {normed_, hidden_}, normed_);
   WriteOutput(rows, normed_);
 }
 
 void EncoderBlockWorker::WriteOutput(Range rows, const float* y) {
+  const Timer timer(seconds_, kPartRows);
   const size_t bytes = ElementBytes(args_.dtype);
   for (int64_t i = 0; i < rows.count(); ++i, y += hidden_) {
     char* to = static_cast<char*>(args_.y) + static_cast<size_t>(job_.position[rows.begin + i] * args_.ldy) * bytes;

@@ -11,13 +11,14 @@ namespace tersor {
 
 class EncoderBlockWorker {
  public:
-  explicit EncoderBlockWorker(const EncoderBlockJob& job);
+  EncoderBlockWorker(const EncoderBlockJob& job, bool timed);
   size_t ScratchBytes() const;
   void Take(Scratch& scratch);
   void ProjectQkv(Range rows);
   void Finish(Range rows);
 
  private:
+  class Timer;
   struct Rows {
     const float* data;
     int64_t ld;
@@ -39,6 +40,7 @@ class EncoderBlockWorker {
   Selection kernels_;  // of the products: what the activation gives is quantised at once
   const int64_t hidden_, width_, ffn_, strip_, ld_context_;
   EncoderAttention attention_;
+  double* const seconds_;
   int64_t sequence_ = 0;       // that of the next row
   float* input_ = nullptr;     // [strip][hidden], rows of x as floats
   float* normed_ = nullptr;    // [strip][hidden]

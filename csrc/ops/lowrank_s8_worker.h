@@ -13,6 +13,9 @@
 
 namespace tersor {
 
+// LowRankS8 with a choice of kernels; the packed weight names its own.
+void LowRankS8With(const Selection& kernels, const LinearS8Args& args, const Executor& executor);
+
 // Strip by strip: quantises x, h = x V, quantises h, y = h U + bias; a dense weight meets the same quantised x and is
 // added to y tile by tile.
 class LowRankS8Worker {

@@ -6,9 +6,11 @@
 #include <string>
 
 #include "core/scratch.h"
+#include "ops/packed_lowrank_s8.h"
 #include "ops/packed_s8.h"
 #include "ops/packed_spmm_s8.h"
 #include "tersor/linear_s8.h"
+#include "tersor/lowrank.h"
 #include "tersor/spmm_s8.h"
 
 namespace tersor {
@@ -72,19 +74,24 @@ Shape ShapeOf(EncoderWeightKind kind, const void* weight, size_t bytes) {
     const PackedInfoS8 info = InspectPackedS8(weight, bytes);
     return {kind, info.n, info.k, info.kernel, info.runnable};
   }
-  const PackedInfoSpmmS8 info = InspectPackedSpmmS8(weight, bytes);
+  if (kind == EncoderWeightKind::kSparse) {
+    const PackedInfoSpmmS8 info = InspectPackedSpmmS8(weight, bytes);
+    return {kind, info.n, info.k, info.kernel, info.runnable};
+  }
+  const PackedInfoLowRank info = InspectPackedLowRankS8(weight, bytes);
   return {kind, info.n, info.k, info.kernel, info.runnable};
 }
 
 EncoderWeightKind KindOf(int product, const void* weight, size_t bytes) {
-  for (const EncoderWeightKind kind : {EncoderWeightKind::kDense, EncoderWeightKind::kSparse}) {
+  for (int32_t code = 0; code < kEncoderWeightKinds; ++code) {
+    const EncoderWeightKind kind = static_cast<EncoderWeightKind>(code);
     try {
       ShapeOf(kind, weight, bytes);
       return kind;
     } catch (const Error&) {
     }
   }
-  Fail(std::string("the weight of ") + kNames[product] + " is neither a dense nor a sparse packed int8 weight");
+  Fail(std::string("the weight of ") + kNames[product] + " is not a packed int8 weight: dense, sparse or low rank");
 }
 
 void CheckShape(int product, const Shape& shape, const PackedLayoutEncoderBlock& layout) {
@@ -99,15 +106,16 @@ void CheckWeight(int product, const PackedViewEncoderBlock& view, const PackedLa
   const void* weight = view.weight[product];
   const size_t bytes = view.weight_bytes[product];
   Shape shape{};
-  if (view.kind[product] == EncoderWeightKind::kDense) {
-    const PackedViewS8 dense = ViewPackedS8(weight, bytes);
-    shape.n = dense.n;
-    shape.k = dense.k;
-  } else {
-    const PackedViewSpmmS8 sparse = ViewPackedSpmmS8(weight, bytes);
-    shape.n = sparse.n;
-    shape.k = sparse.k;
-  }
+  const auto take = [&shape](const auto& checked) {
+    shape.n = checked.n;
+    shape.k = checked.k;
+  };
+  if (view.kind[product] == EncoderWeightKind::kDense)
+    take(ViewPackedS8(weight, bytes));
+  else if (view.kind[product] == EncoderWeightKind::kSparse)
+    take(ViewPackedSpmmS8(weight, bytes));
+  else
+    take(ViewPackedLowRankS8(weight, bytes));
   CheckShape(product, shape, layout);
 }
 
@@ -128,8 +136,7 @@ CheckedBlock Checked(const void* packed, size_t packed_bytes) {
     Fail("these bytes are not one (or of another version of tersor); pack the block again");
   bool sizes = h.bytes == packed_bytes && h.norm_first <= 1 && h.activation < kActivationCount;
   for (int i = 0; i < kEncoderProducts; ++i)
-    sizes =
-        sizes && h.weight_bytes[i] <= packed_bytes && h.kind[i] <= static_cast<uint64_t>(EncoderWeightKind::kSparse);
+    sizes = sizes && h.weight_bytes[i] <= packed_bytes && h.kind[i] < kEncoderWeightKinds;
   if (!sizes) Fail("its header is damaged or the block is cut off, got " + std::to_string(packed_bytes) + " bytes");
   CheckedBlock block{static_cast<const char*>(packed),
                      &h,

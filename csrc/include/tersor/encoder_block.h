@@ -25,12 +25,13 @@ constexpr int64_t kMaxHeadDim = 512;
 // The four products, in the order of their use: qkv (the rows of all heads of Q, then of K, then of V), out, ffn_in and
 // ffn_out.
 constexpr int kEncoderProducts = 4;
-enum class EncoderWeightKind : int32_t { kDense = 0, kSparse = 1 };
+enum class EncoderWeightKind : int32_t { kDense = 0, kSparse = 1, kLowRank = 2 };
+constexpr int kEncoderWeightKinds = 3;
 
 // --- Packing. A packed block is one relocatable block of bytes that holds the packed weights of the four products.
 
 struct EncoderBlockParts {
-  const void* weight[kEncoderProducts];  // packed by PackBeginS8 (linear_s8.h) or PackSpmmS8 (spmm_s8.h)
+  const void* weight[kEncoderProducts];  // packed by PackBeginS8, PackSpmmS8 or PackLowRankS8
   size_t weight_bytes[kEncoderProducts];
   const float* bias[kEncoderProducts];  // [n] of the product, or null
   const float *gamma[2], *beta[2];      // [hidden], of LN1 and LN2
@@ -61,6 +62,11 @@ TERSOR_API EncoderBlockConfig ConfigOfEncoderBlock(const void* packed, size_t pa
 
 // --- The op.
 
+// Where the time goes: the four products, each with the quantisation of its input and its epilogue; Q, K and V to
+// int16; attention; the LayerNorms; reading x and writing y.
+enum EncoderPart { kPartQkv, kPartOut, kPartFfnIn, kPartFfnOut, kPartInt16, kPartAttention, kPartNorm, kPartRows };
+constexpr int kEncoderParts = 8;
+
 struct EncoderBlockArgs {
   int64_t batch, tokens;
   const void* x;  // [batch][tokens][hidden] of `dtype`, row stride ldx elements
@@ -72,6 +78,7 @@ struct EncoderBlockArgs {
   size_t packed_bytes;
   void* y;  // [batch][tokens][hidden], row stride ldy; may not be x
   int64_t ldy;
+  double* seconds;  // [kEncoderParts], to which the first thread adds its time, or null
 };
 TERSOR_API void EncoderBlock(const EncoderBlockArgs& args, const Executor& executor);
 
