@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.nn import REGISTRY, PackedLayer
+from tersor.nn.float_linear import weight_matrix
 from tersor.nn.lowrank_layer import LowRankLayer
 from tersor.nn.packed_linear import PackedLinear
 from tersor.nn.sparse_layer import SparseLayer
@@ -22,7 +23,7 @@ CASES = [
     if issubclass(cls, PackedLinear)
     for case in (kind, *([kind + SMOOTHED] if "input_scale" in cls.optional else []))
 ]
-NEEDS = {"int8_conv1d": "transformers"}
+NEEDS = {kind: "transformers" for kind in REGISTRY if kind.endswith("int8_conv1d") or kind == "sparse_conv1d"}
 
 
 class LayerCase(NamedTuple):
@@ -45,7 +46,7 @@ def make_case(name: str) -> LayerCase:
         nn.init.normal_(parameter, std=0.3)
     if issubclass(cls, SparseLayer):
         with torch.no_grad():
-            module.weight[torch.rand(33, 18).repeat_interleave(4, 1)[:, :70] < 0.7] = 0
+            weight_matrix(module)[torch.rand(33, 18).repeat_interleave(4, 1)[:, :70] < 0.7] = 0
     settings = {}
     if name.endswith(SMOOTHED):
         x[..., ::7] *= 30

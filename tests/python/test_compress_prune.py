@@ -176,12 +176,15 @@ def test_times_of_the_host_decide() -> None:
     assert found.verdict.faster == (found.layer != "float")
 
 
-def test_conv1d_of_transformers_stays_dense() -> None:
+def test_conv1d_of_transformers_becomes_sparse() -> None:
     conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
     model = nn.Sequential(conv1d(16, 32), nn.Linear(16, 8))
-    result = tersor.compress(model, BOTH, force=True)
-    assert [module.kind for module in result.model] == ["int8_conv1d", "sparse_int8_linear"]
-    assert "Conv1D of transformers has no sparse layer" in result.report.rows[0].remark
+    made = tersor.compress(model, BOTH, force=True).model
+    assert [module.kind for module in made] == ["sparse_int8_conv1d", "sparse_int8_linear"]
+    assert abs(zeros(made[0].weight) - zeros(made[1].weight)) < 0.05
+    floats = tersor.compress(model, ALONE, force=True).model
+    assert [module.kind for module in floats] == ["sparse_conv1d", "sparse_linear"]
+    assert floats[0].weight.shape == (32, 16)
 
 
 # --- Training and data.

@@ -152,7 +152,7 @@ def test_errors_of_a_file_name_it(tmp_path: Path) -> None:
 
 
 def test_only_steps_are_steps() -> None:
-    with pytest.raises(RecipeError, match="'quantize' is not a step; steps: .*quantize"):
+    with pytest.raises(RecipeError, match=r"'quantize' is not a step; steps: .*quantize"):
         Recipe(["quantize"])  # type: ignore[list-item]
     with pytest.raises(RecipeError, match="not a wildcard"):
         Recipe([steps.Quantize()], include=["\ud800"])

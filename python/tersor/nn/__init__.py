@@ -1,6 +1,6 @@
 """Replacement layers. Each can be used alone: `Int8Linear.from_float(linear)`."""
 
-from tersor.nn.conv1d import Int8Conv1D
+from tersor.nn.conv1d import Int8Conv1D, SparseConv1D, SparseInt8Conv1D
 from tersor.nn.encoder_block import EncoderBlock
 from tersor.nn.int8_conv import Int8Conv1d, Int8Conv2d
 from tersor.nn.int8_graph import Int8Graph
@@ -23,6 +23,8 @@ __all__ = [
     "LowRankInt8Linear",
     "LowRankLinear",
     "PackedLayer",
+    "SparseConv1D",
+    "SparseInt8Conv1D",
     "SparseInt8Linear",
     "SparseLinear",
     "register",

@@ -7,14 +7,16 @@ from torch import Tensor, nn
 
 from tersor.nn.float_linear import float_weight_problem, is_conv1d
 from tersor.nn.int8_linear import Int8Linear
+from tersor.nn.packed_linear import PackedLinear
 from tersor.nn.registry import register
+from tersor.nn.sparse_int8_linear import SparseInt8Linear
+from tersor.nn.sparse_linear import SparseLinear
 
 
-@register
-class Int8Conv1D(Int8Linear):
-    """Int8Linear in the clothes of Conv1D: `nf`, `nx`, and `weight` read as [nx, nf]. weight_q is [nf, nx]."""
+class Conv1DClothes(PackedLinear):
+    """A layer in the clothes of Conv1D: `nf`, `nx`, and `weight` read as [nx, nf]. Its tensors are [nf, nx]."""
 
-    kind = "int8_conv1d"
+    _conv1d_kind = ""
 
     @property
     def nf(self) -> int:
@@ -31,8 +33,7 @@ class Int8Conv1D(Int8Linear):
         return super().forward(x)
 
     @classmethod
-    def reason_against(cls, module: nn.Module) -> str | None:
-        """Why `module` cannot become this layer, or None when it can."""
+    def _reason(cls, module: nn.Module) -> str | None:
         if not is_conv1d(module):
             return f"{type(module).__name__} is not the Conv1D of transformers"
         # The class that defines `forward` must be Conv1D itself.
@@ -62,3 +63,24 @@ class Int8Conv1D(Int8Linear):
         with torch.device("meta"):
             module: nn.Module = Conv1D(self.nf, self.nx)  # type: ignore[no-untyped-call]
         return self._write_float(module)
+
+
+@register
+class Int8Conv1D(Conv1DClothes, Int8Linear):
+    """Int8Linear in the clothes of Conv1D."""
+
+    kind = "int8_conv1d"
+
+
+@register
+class SparseInt8Conv1D(Conv1DClothes, SparseInt8Linear):
+    """SparseInt8Linear in the clothes of Conv1D; its pattern is that of the weight as [nf, nx]."""
+
+    kind = "sparse_int8_conv1d"
+
+
+@register
+class SparseConv1D(Conv1DClothes, SparseLinear):
+    """SparseLinear in the clothes of Conv1D; its pattern is that of the weight as [nf, nx]."""
+
+    kind = "sparse_conv1d"

@@ -11,12 +11,11 @@ from typing_extensions import Self
 
 from tersor._native import core
 from tersor.nn.eager import eager_linear
-from tersor.nn.float_linear import is_conv1d
 from tersor.nn.linear_config import check_settings, checked_config, checked_input_scale
 from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, Expected
 from tersor.nn.packed_linear import PackedLinear
 from tersor.nn.packed_weight import input_scale_of, move, pack_canonical, pack_float, unpack
-from tersor.nn.registry import REGISTRY, register
+from tersor.nn.registry import register
 from tersor.ops import ACTIVATIONS
 
 _is_dynamo_compiling = torch.compiler.is_dynamo_compiling
@@ -39,6 +38,7 @@ class Int8Linear(PackedLinear):
 
     kind = "int8_linear"
     _op_name = "linear_s8"
+    _conv1d_kind = "int8_conv1d"
     optional = ("input_scale",)
 
     def __init__(
@@ -99,19 +99,9 @@ class Int8Linear(PackedLinear):
                 finite and positive.
         """
         settings: dict[str, Any] = {"activation": activation, "x_scale": x_scale, "x_zero_point": x_zero_point}
-        if cls is Int8Linear and is_conv1d(module):
-            conv1d: Any = REGISTRY["int8_conv1d"]
-            return conv1d.from_float(module, **settings, input_scale=input_scale)  # type: ignore[no-any-return]
         if input_scale is None:
             return cls._convert(module, settings, {})
         return cls._convert(module, {**settings, "smoothed": True}, {"input_scale": input_scale})
-
-    @classmethod
-    def reason_against(cls, module: nn.Module) -> str | None:
-        """Why `module` cannot become this layer, or None when it can."""
-        if cls is Int8Linear and is_conv1d(module):
-            return REGISTRY["int8_conv1d"].reason_against(module)
-        return super().reason_against(module)
 
     def config(self) -> dict[str, Any]:
         """What from_config needs, JSON-able."""

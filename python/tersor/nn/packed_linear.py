@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from typing_extensions import Self
 
 from tersor.errors import TersorError
 from tersor.nn.dequantized_weight import READ_ONLY, DequantizedWeight
-from tersor.nn.float_linear import float_weight_problem
+from tersor.nn.float_linear import float_weight_problem, is_conv1d
 from tersor.nn.linear_autograd import LINEAR_OPS, linear_with_grad
 from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, PackedLayer
 from tersor.nn.packed_weight import dequantize
+from tersor.nn.registry import REGISTRY
 from tersor.ops import ACTIVATIONS
 
 _NOTHING = torch.empty(0)  # no bias, no residual
@@ -31,6 +32,7 @@ class PackedLinear(PackedLayer, nn.Linear):
     _activation_code: int
     _op_name: ClassVar[str]  # a key of LINEAR_OPS
     _dequantize: ClassVar[Any] = dequantize._opoverload  # packed bytes to the float weight
+    _conv1d_kind: ClassVar[str] = ""  # the kind of the layer that takes the Conv1D of transformers in this one's place
 
     def __init__(
         self,
@@ -105,6 +107,11 @@ class PackedLinear(PackedLayer, nn.Linear):
     @classmethod
     def reason_against(cls, module: nn.Module) -> str | None:
         """Why `module` cannot become this layer, or None when it can."""
+        taker = cls._taker(module)
+        return cls._reason(module) if taker is cls else taker.reason_against(module)
+
+    @classmethod
+    def _reason(cls, module: nn.Module) -> str | None:
         if not isinstance(module, nn.Linear):
             return f"{type(module).__name__} is not an nn.Linear"
         if isinstance(module, NonDynamicallyQuantizableLinear):
@@ -114,8 +121,15 @@ class PackedLinear(PackedLayer, nn.Linear):
         return float_weight_problem(module)
 
     @classmethod
+    def _taker(cls, module: nn.Module) -> type[Self]:
+        """The class that replaces `module` where this one is asked to: that of Conv1D for a Conv1D."""
+        return cast(type[Self], REGISTRY[cls._conv1d_kind]) if cls._conv1d_kind and is_conv1d(module) else cls
+
+    @classmethod
     def _convert(cls, module: nn.Module, settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The layer for a float one; `tensors` are those that _pack wants beside the float weight."""
+        if (taker := cls._taker(module)) is not cls:
+            return taker._convert(module, settings, tensors)
         reason = cls.reason_against(module)
         if reason is not None:
             raise ValueError(reason)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from tersor._native import core
+from tersor.nn.float_linear import weight_matrix
 from tersor.nn.int8_linear import Int8Linear
 from tersor.nn.linear_config import checked_config, checked_input_scale
 from tersor.nn.packed_layer import DTYPES, Expected
@@ -33,6 +34,7 @@ class SparseInt8Linear(SparseLayer, Int8Linear):
     """
 
     kind = "sparse_int8_linear"
+    _conv1d_kind = "sparse_int8_conv1d"
     _op_name = "spmm_s8"
     _dequantize = dequantize_sparse._opoverload
 
@@ -96,7 +98,7 @@ class SparseInt8Linear(SparseLayer, Int8Linear):
         """Why `module` cannot become this layer, or None when it can."""
         if (reason := super().reason_against(module)) is not None:
             return reason
-        wide = getattr(module, "in_features", 0)
+        wide = weight_matrix(module).shape[1]
         return f"it has {wide} in_features; sparse int8 takes {MAX_IN_FEATURES}" if wide > MAX_IN_FEATURES else None
 
     @classmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from tersor.nn.float_linear import is_conv1d, weight_matrix
+from tersor.nn.float_linear import weight_matrix
 from tersor.nn.packed_layer import Expected
 from tersor.nn.packed_linear import PackedLinear
 from tersor.nn.sparse_weight import Grid, count_kept, find_pattern, grid_of
@@ -53,13 +53,6 @@ class SparseLayer(PackedLinear):
     def config(self) -> dict[str, Any]:
         """What from_config needs, JSON-able."""
         return {**super().config(), "pattern": self.pattern, "kept": self.kept}
-
-    @classmethod
-    def reason_against(cls, module: nn.Module) -> str | None:
-        """Why `module` cannot become this layer, or None when it can."""
-        if is_conv1d(module):
-            return "the Conv1D of transformers has no sparse layer"
-        return super().reason_against(module)
 
     @classmethod
     def _pattern_for(cls, module: nn.Module, pattern: str | None) -> str:

@@ -35,6 +35,7 @@ class SparseLinear(SparseLayer):
     """
 
     kind = "sparse_linear"
+    _conv1d_kind = "sparse_conv1d"
     _op_name = "spmm_f32"
     _dequantize = widen_sparse._opoverload
 
@@ -120,7 +121,7 @@ class SparseLinear(SparseLayer):
         before = self.dtype
         super()._apply(fn, recurse)
         if self.dtype != before and self.has_weights and not self.packed.is_meta:
-            self._take_packed(self._pack({"weight": unpack_sparse_f32(self.packed)}))
+            self._take_packed(self._pack({"weight": self._oriented(unpack_sparse_f32(self.packed))}))
         return self
 
     def extra_repr(self) -> str:
