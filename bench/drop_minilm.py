@@ -12,6 +12,7 @@ import copy
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,6 +82,9 @@ def main(
     steps: Annotated[int, typer.Option(help="Optimiser steps of recovery.")] = 120,
     batch: Annotated[int, typer.Option(help="Tokens per step.")] = 1024,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-4,
+    probe: Annotated[
+        int, typer.Option(help="Texts of R8 that the probe is fitted to; half as many are judged.")
+    ] = 2000,
     tokens: Annotated[Path | None, typer.Option(help="Keeps the tokenised texts (.npz).")] = None,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
     out: Annotated[Path | None, typer.Option("--json", help="Results, written after every run.")] = None,
@@ -91,6 +95,13 @@ def main(
     torch.set_num_threads(threads)
     model, task = prepare(None, tokens)
     model.eval().requires_grad_(False)
+    task = replace(
+        task,
+        r8_train=task.r8_train[:probe],
+        r8_train_labels=task.r8_train_labels[:probe],
+        r8_test=task.r8_test[: probe // 2],
+        r8_test_labels=task.r8_test_labels[: probe // 2],
+    )
     device = torch.device("cpu")
     judge, crops = Judge(task, model, device), recover.Crops(task.recovery, device)
     result: dict[str, Any] = {"command": f"python bench/drop_minilm.py {' '.join(sys.argv[1:])}", "cpu": cpu_model()}

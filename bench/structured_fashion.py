@@ -64,9 +64,9 @@ def resnet(width: int = 16) -> nn.Sequential:
 def wide_kernels() -> nn.Sequential:
     """Three convolutions of 5x5."""
     layers: list[nn.Module] = []
-    for into, out in ((1, 24), (24, 48), (48, 96)):
+    for into, out in ((1, 16), (16, 32), (32, 64)):
         layers += [nn.Conv2d(into, out, 5, padding=2, bias=False), nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(96 * 9, 10))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 9, 10))
 
 
 NETWORKS = {"resnet": resnet, "wide": wide_kernels}
@@ -82,7 +82,8 @@ def float_network(folder: Path, name: str) -> nn.Module:
 @app.command("train")
 def make(
     folder: Folder,
-    epochs: Annotated[int, typer.Option(help="Of the float networks.")] = 6,
+    network: Annotated[list[str], typer.Option(help="resnet, wide.")] = list(NETWORKS),  # noqa: B006
+    epochs: Annotated[int, typer.Option(help="Of the float networks.")] = 4,
     device: Annotated[str, typer.Option(help="cpu, cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
 ) -> None:
@@ -90,9 +91,9 @@ def make(
     torch.set_num_threads(threads)
     data, test = read(FOLDER, torch.device(device), 60_000)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, build in NETWORKS.items():
+    for name in network:
         torch.manual_seed(0)
-        began, model = time.perf_counter(), build().to(device)
+        began, model = time.perf_counter(), NETWORKS[name]().to(device)
         train(model, data, epochs, 2e-3)
         print(f"{name}: {accuracy(model, test):.4f} in {time.perf_counter() - began:.0f} s", flush=True)
         torch.save({key: value.cpu() for key, value in model.state_dict().items()}, folder / f"{name}.pt")

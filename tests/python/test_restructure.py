@@ -245,6 +245,40 @@ def test_folded_models_save_and_load(tmp_path: Path) -> None:
     assert torch.equal(loaded(x), model(x))
 
 
+class Doubled(nn.Conv2d):
+    """Computes something of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Uses the absolute weights."""
+        return nn.functional.conv2d(2 * x, self.weight.abs(), self.bias)
+
+
+class Padded(nn.Conv2d):
+    """As the convolutions of EfficientNets: pads by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros at two sides only."""
+        return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+
+def test_subclasses_are_folded_if_they_compute_what_their_class_does() -> None:
+    x = torch.randn(4, 3, 5, 5)
+    for cls, works in ((Padded, True), (Doubled, False)):
+        torch.manual_seed(0)
+        model = nn.Sequential(cls(3, 6, 2, bias=False), nn.BatchNorm2d(6)).eval()
+        nn.init.uniform_(model[1].weight, -2, 2)
+        nn.init.uniform_(model[1].bias, -2, 2)
+        expected = model(x)
+        if works:
+            fold_batch_norm(model, x)
+            assert isinstance(model[1], nn.Identity)
+        else:
+            with pytest.raises(tersor.StructureError, match=r"the outputs change by .* Exclude 0"):
+                fold_batch_norm(model, x)
+            assert structure.records(model) == []
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_nothing_to_fold() -> None:
     with pytest.raises(tersor.StructureError, match=r"no batch norm can be folded\. The model has none"):
         fold_batch_norm(nn.Sequential(nn.Linear(3, 4)), torch.randn(2, 3))

@@ -13,9 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tersor import modules, observe, structure
 from tersor.errors import StructureError
 from tersor.selection import matches
+from tersor.structure import checks
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+LARGEST_ERROR = 1e-2
+"""Relative change of the outputs above which a layer must have done something else than its class."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ def fold_batch_norm(
     ``(n + 2) u (sum |s w x| + |s (b - mean) + beta|)``, for n products in it and u = 2^-24 (float32), which is what
     the layer's own rounding may cost, too.
 
-    Which follows which is seen in one run: the batch norm must be the only one to read the layer's output, once.
+    Which follows which is seen in one run: the batch norm must be the only one to read the layer's output, once. The
+    outputs on the example input are compared; if they changed, the model is as before.
 
     Args:
         model: changed in place; used in evaluation from then on.
@@ -53,10 +58,12 @@ def fold_batch_norm(
         StructureError: the model fails on the input, or there is no batch norm to fold.
     """
     names = {module: name for name, module in model.named_modules()}
-    pairs = _pairs(model, example_inputs)
+    pairs, expected = _pairs(model, example_inputs)
+    subclasses = {names[layer] for layer in pairs.values() if type(layer) not in _LAYERS}
     tied = modules.tied_parameters(model)
     folded: dict[str, str] = {}
     kept: dict[str, str] = {}
+    saved = structure.Snapshot(model)
     for norm, name in names.items():
         if not isinstance(norm, _NORMS):
             continue
@@ -66,13 +73,20 @@ def fold_batch_norm(
         if layer is None or reason is not None:
             kept[name] = reason or "no layer feeds it alone"
             continue
-        new, idle = _folded(layer, norm), nn.Identity()
-        structure.replace_module(model, layer_name, new)
-        structure.replace_module(model, name, idle)
+        if layer.bias is None:
+            structure.edit(model, "add_bias", {"name": layer_name})
+        _fold(layer, norm)
+        structure.replace_module(model, name, nn.Identity())
         folded[name] = layer_name
     if not folded:
-        why = "; ".join(f"{name}: {reason}" for name, reason in kept.items())
-        raise StructureError(f"no batch norm can be folded. {why or 'The model has none'}")
+        raise StructureError(f"no batch norm can be folded. {checks.listed(kept) or 'The model has none'}")
+    error = observe.output_error(observe.run(model, example_inputs, "example_inputs"), expected)
+    if error is not None and not error[0] <= LARGEST_ERROR:
+        saved.restore()
+        raise StructureError(
+            f"the outputs change by {error[0]:.3g}; does a layer compute something of its own? Exclude "
+            f"{', '.join(sorted(subclasses)) or 'some of ' + ', '.join(folded.values())}"
+        )
     return FoldResult(folded, kept)
 
 
@@ -91,8 +105,8 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _pairs(model: nn.Module, inputs: Any) -> dict[nn.Module, nn.Module]:
-    """Batch norm -> the layer whose output it alone reads, where both are called once."""
+def _pairs(model: nn.Module, inputs: Any) -> tuple[dict[nn.Module, Any], Any]:
+    """Batch norm -> the layer whose output it alone reads, where both are called once; and the model's output."""
     mode, calls = _Uses(), dict[nn.Module, int]()
     fed: dict[nn.Module, int] = {}
 
@@ -127,7 +141,7 @@ def _pairs(model: nn.Module, inputs: Any) -> dict[nn.Module, nn.Module]:
             layer, tensor = mode.made[key]
             if calls[norm] == calls[layer] == 1 and not (isinstance(layer, nn.Linear) and tensor.dim() != 2):
                 found[norm] = layer
-    return found
+    return found, output
 
 
 def _refusal(
@@ -142,8 +156,8 @@ def _refusal(
         return None
     if matches([name], exclude) is not None or (include and matches([name], include) is None):
         return f"{name} is not selected"
-    if type(layer) not in _LAYERS or type(norm) not in _NORMS:
-        return f"{type(layer).__name__} or {type(norm).__name__} is a subclass that may behave differently"
+    if type(norm) not in _NORMS:
+        return f"{type(norm).__name__} is a subclass that may behave differently"
     if norm.running_mean is None:
         return "it has no running statistics"
     if id(layer) in tied or id(norm) in tied:
@@ -158,18 +172,13 @@ def _hooks(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _folded(layer: Any, norm: Any) -> nn.Module:
-    new = structure.build_module(
-        {**(described := structure.describe_module(layer)), "config": {**described["config"], "bias": True}}
-    )
+def _fold(layer: Any, norm: Any) -> None:
+    """Gives a layer with a bias new weights; the old tensors stay as they are."""
     weight, dtype = layer.weight, layer.weight.dtype
     scale = 1 / torch.sqrt(norm.running_var.double() + norm.eps)  # [channels]
-    shift = -norm.running_mean.double() * scale
-    if layer.bias is not None:
-        shift = shift + layer.bias.double() * scale
+    shift = (layer.bias.double() - norm.running_mean.double()) * scale
     if norm.weight is not None:
         scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
     shape = [-1, *[1] * (weight.dim() - 1)]
-    new.weight = nn.Parameter((weight.double() * scale.view(shape)).to(dtype), weight.requires_grad)
-    new.bias = nn.Parameter(shift.to(dtype), weight.requires_grad)
-    return new
+    layer.weight = nn.Parameter((weight.double() * scale.view(shape)).to(dtype), weight.requires_grad)
+    layer.bias = nn.Parameter(shift.to(dtype), weight.requires_grad)

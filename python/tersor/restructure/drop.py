@@ -13,6 +13,7 @@ from tersor import observe, structure
 from tersor.errors import StructureError, TersorError
 from tersor.prune.calibration import Calibration, Loss, mean_loss
 from tersor.selection import matches
+from tersor.structure import checks
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,7 @@ def _by_influence(model: nn.Module, data: Calibration, blocks: list[_Block], cou
     while True:
         chosen = [block for block in ranked if block.name not in refused][:count]
         if len(chosen) < count:
-            why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-            raise StructureError(f"{count} blocks can't be dropped. {why}")
+            raise StructureError(f"{count} blocks can't be dropped. {checks.listed(refused)}")
         failure = _try(model, data, chosen)
         if failure is None:
             return DropResult(tuple(block.name for block in chosen), scores, refused)
@@ -149,7 +149,7 @@ def _greedy(model: nn.Module, data: Calibration, blocks: list[_Block], count: in
                 refused[block.name] = failure
             whole.restore()
         if not costs:
-            raise StructureError(f"{count} blocks can't be dropped: {'; '.join(refused.values())}")
+            raise StructureError(f"{count} blocks can't be dropped. {checks.listed(refused)}")
         first = first or costs
         best = min(costs, key=costs.__getitem__)
         gone.append(next(block for block in blocks if block.name == best))

@@ -15,6 +15,7 @@ from tersor.errors import StructureError
 from tersor.prune.calibration import Calibration
 from tersor.restructure.small_kernels import METHODS, Method
 from tersor.selection import matches
+from tersor.structure import checks
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ def shrink_kernels(
         saved.restore()
         raise
     if not rows:
-        why = "; ".join(f"{name}: {reason}" for name, reason in kept.items())
-        raise StructureError(f"no kernel can be shrunk. {why or 'The model has none larger than 3x3'}")
+        raise StructureError(f"no kernel can be shrunk. {checks.listed(kept) or 'The model has none larger than 3x3'}")
     return ShrinkResult(tuple(rows), kept)
 
 

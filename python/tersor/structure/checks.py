@@ -47,6 +47,13 @@ def mapping(value: object, what: str) -> Mapping[str, Any]:
     return value
 
 
+def listed(reasons: Mapping[str, str], most: int = 5) -> str:
+    """The first few of some reasons by name, for a message."""
+    found = [f"{name}: {reason}" for name, reason in reasons.items()]
+    more = f"; and {len(found) - most} more" if len(found) > most else ""
+    return "; ".join(found[:most]) + more
+
+
 def submodule(model: nn.Module, name: object) -> nn.Module:
     """The module of this name inside ``model``; "" is the model."""
     module: nn.Module | None = model

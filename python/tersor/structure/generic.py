@@ -49,6 +49,20 @@ def set_attributes(model: nn.Module, config: dict[str, Any]) -> None:
         setattr(owner, key, value)
 
 
+@register_edit("add_bias")
+def add_bias(model: nn.Module, config: dict[str, Any]) -> None:
+    """``{"name": NAME}``: a linear or convolution layer without a bias gets one, of zeros."""
+    name = checks.keys(config, {"name"})["name"]
+    module = checks.submodule(model, name)
+    types = (nn.Linear, nn.Conv1d, nn.Conv2d)
+    weight = module._parameters.get("weight")
+    if not isinstance(module, types) or weight is None or module._parameters.get("bias", weight) is not None:
+        raise StructureError(f"{show(name)} is no linear or convolution layer without a bias")
+    on_meta = torch.get_default_device().type == "meta"
+    device = torch.device("meta") if on_meta else weight.device
+    module.bias = nn.Parameter(torch.zeros(len(weight), dtype=weight.dtype, device=device), weight.requires_grad)
+
+
 def _change(owner: Any, what: str, key: str, value: Any) -> tuple[Any, str, int]:
     old = vars(owner).get(key) if owner is not None and not key.startswith("_") else None
     if not isinstance(old, int) or isinstance(old, bool):

@@ -50,7 +50,7 @@ _edits("more_fields", "an edit of the manifest has the keys", {"kind": "a", "con
 _edits("kind_number", "invalid kind or configuration: 1", {"kind": 1, "config": {}}, header_only=True)
 _edits("kind_path", "invalid kind or configuration", {"kind": "os.system", "config": {}}, header_only=True)
 _edits("config_list", "invalid kind or configuration", {"kind": "narrow", "config": []}, header_only=True)
-_edits("kind_unknown", "unknown edit 'exec'; known: drop_blocks, ", {"kind": "exec", "config": {}})
+_edits("kind_unknown", "unknown edit 'exec'; known: add_bias, drop_blocks, ", {"kind": "exec", "config": {}})
 _edits(
     "too_many", "has 4097 edits; the limit is 4096", *[{"kind": "narrow", "config": {}}] * 4097, header_only=True
 )  # fmt: skip
@@ -121,6 +121,8 @@ _narrow("tensor_module", "no tensor 'second'", cuts={"second": {"0": 0}})
 _narrow("tied_twice", "cut twice", keeps=["0f", "ff07"], cuts={"head.weight": {"0": 1}, "embed.weight": {"0": 1}})
 _narrow("misfit", "'second' is .* in the file and|has out_features 6 in the file and 5 in the model")
 
+_edit("twice", "is no linear or convolution layer without a bias", "add_bias", name="first")
+_edit("norm", "is no linear or convolution layer without a bias", "add_bias", name="norm")
 _edit("no_stack", "not an nn.Sequential", "drop_identities", stack="first", drop=[0])
 _edit("no_stack", "not an nn.ModuleList", "drop_blocks", stack="first", drop=[0])
 _edit("root", "not an nn.ModuleList", "drop_blocks", stack="", drop=[0])

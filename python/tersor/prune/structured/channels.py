@@ -23,6 +23,7 @@ from tersor.prune.structured.indices import Ids
 from tersor.prune.structured.result import ChannelResult, GroupRow
 from tersor.prune.structured.score import score_units
 from tersor.prune.structured.trace import Coupling, trace
+from tersor.structure.checks import listed
 
 MOST = 0.95
 """No group loses a larger part."""
@@ -89,7 +90,7 @@ def prune_channels(
     found, fixed = grouping.find_groups(model, coupling)
     chosen, left = _selected(model, found, include, exclude, width)
     if not chosen:
-        why = "; ".join(f"{name}: {reason}" for name, reason in {**fixed, **left}.items())
+        why = listed({**left, **fixed})
         raise PruneError(f"nothing can be removed. {why or 'The model has no layers that feed each other'}")
     data = Calibration(calibration if calibration is not None else [example_inputs], loss)
     scores = score_units(model, coupling, chosen, judge, data if judge.needs != "nothing" else None)
@@ -216,7 +217,7 @@ class _Job:
         rest = [group for group in self.groups if group.name not in refused]
         removed = np.concatenate([removed[:0], *(removed[np.isin(removed, group.units)] for group in rest)])
         if not len(removed):
-            raise PruneError("nothing can be removed. " + "; ".join(f"{k}: {v}" for k, v in refused.items()))
+            raise PruneError(f"nothing can be removed. {listed(refused)}")
         apply(self.model, self.coupling, removed, self.groups, self.inputs)
         return removed, refused
 
