@@ -50,3 +50,7 @@ class TrainError(TersorError):
 
 class DistillError(TersorError):
     """A student can't be taught as asked."""
+
+
+class FactorizeError(TersorError):
+    """A model can't be factorised as asked."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.errors import SwapError
+from tersor.factorize.factored_linear import FactoredLinear
 from tersor.modules import Candidate, find_candidates
 from tersor.observe import Seen
 from tersor.progress import track
@@ -69,7 +70,8 @@ def choose(
     """
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     candidates = find_candidates(model, untie=untie)
-    warnings = _check_patterns(names, candidates, include, exclude)
+    factored = [name for name, module in model.named_modules() if isinstance(module, FactoredLinear)]
+    warnings = _check_patterns(names, candidates, factored, include, exclude)
     choices = []
     for candidate in candidates:
         weight = candidate.module._parameters.get("weight")
@@ -162,9 +164,13 @@ def _pattern_reason(candidate: Candidate, include: Sequence[str], exclude: Seque
 
 
 def _check_patterns(
-    names: Sequence[str], candidates: Sequence[Candidate], include: Sequence[str], exclude: Sequence[str]
+    names: Sequence[str],
+    candidates: Sequence[Candidate],
+    factored: Sequence[str],
+    include: Sequence[str],
+    exclude: Sequence[str],
 ) -> list[str]:
-    linear = [name for candidate in candidates for name in candidate.names]
+    linear = [*(name for candidate in candidates for name in candidate.names), *factored]
     warnings = []
     for kind, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:

@@ -14,7 +14,17 @@ from tersor import modules
 from tersor.block_conversion import BlockConversion
 from tersor.blocks import Blocks, find_blocks
 from tersor.errors import SwapError
-from tersor.nn import EncoderBlock, Int8Linear, PackedLayer, SparseInt8Linear, SparseLinear
+from tersor.factorize.factored_linear import FactoredLinear
+from tersor.lowrank_selection import choose_factored, judge_factored
+from tersor.nn import (
+    EncoderBlock,
+    Int8Linear,
+    LowRankInt8Linear,
+    LowRankLinear,
+    PackedLayer,
+    SparseInt8Linear,
+    SparseLinear,
+)
 from tersor.nn.coded import layer_from_codes
 from tersor.nn.encoder_frame import float_module
 from tersor.nn.packed_linear import PackedLinear
@@ -51,6 +61,8 @@ def swap(
 ) -> SwapReport:
     """Replace the linear layers of ``model`` by int8 ones, and whole encoder blocks by EncoderBlock, in place.
 
+    Factored layers (tersor.factorize) become LowRankInt8Linear where that is measured faster than two float products.
+
     A layer is replaced where its int8 kernel is measured faster than the float layer on this host, judged over 1 to
     256 rows; the measurements are cached. Names, hooks, ``training`` and attributes of the layers stay; an instance
     that is registered twice stays one instance. Subclasses, layers whose owner reads their weight (such as
@@ -86,8 +98,11 @@ def swap(
     choices, found = choose(model, include, exclude, untie)
     _set_ranges(choices, ranges or {})
     judge(choices, force=force, progress=progress)
-    require_any(choices)
+    factored = choose_factored(model, include, exclude, quantised=True)
+    judge_factored(factored, force=force, progress=progress)
+    require_any([*choices, *factored])
     whole = BlockConversion(find_blocks(model, choices) if blocks else Blocks(), force=force, progress=progress)
+    choices += factored
     rows: dict[int, LayerRow] = {}
     built: dict[nn.Module, nn.Module] = {}  # float module -> what takes its place
 
@@ -191,6 +206,10 @@ def replacement(choice: Choice) -> nn.Module:
     new: PackedLinear
     if choice.codes is not None:
         new = layer_from_codes(old, choice.codes, bias=choice.bias, **ranges)
+    elif choice.kind == "lowrank":
+        new = LowRankLinear.from_float(old)
+    elif choice.kind == "lowrank_int8":
+        new = LowRankInt8Linear.from_float(old, **ranges)
     elif choice.kind == "sparse":
         new = SparseLinear.from_float(old, pattern=choice.pattern)
     elif choice.kind == "sparse_int8":
@@ -257,7 +276,7 @@ def layer_row(choice: Choice, new: nn.Module | None) -> LayerRow:
 
 
 def _extents(module: nn.Module) -> tuple[int, int] | None:
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | FactoredLinear):
         return module.out_features, module.in_features
     weight = module._parameters.get("weight")
     return None if weight is None or weight.dim() != 2 else (weight.shape[1], weight.shape[0])

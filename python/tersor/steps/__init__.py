@@ -3,6 +3,7 @@
 from tersor.recipe import STEPS, Step
 from tersor.steps.distill import Distill
 from tersor.steps.drop_layers import DropLayers
+from tersor.steps.factorize import Factorize
 from tersor.steps.fold_batch_norm import FoldBatchNorm
 from tersor.steps.prune import Prune
 from tersor.steps.prune_channels import PruneChannels
@@ -15,6 +16,7 @@ __all__ = [
     "STEPS",
     "Distill",
     "DropLayers",
+    "Factorize",
     "FoldBatchNorm",
     "Prune",
     "PruneChannels",
