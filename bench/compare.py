@@ -2,6 +2,7 @@
 
     python bench/compare.py --op linear --threads 1 --json out.json
     python bench/compare.py --op sparse --threads 1 --json out.json --table out.md --png out.png
+    python bench/compare.py --op lowrank --threads 1 --json out.json --table out.md --png out.png
 
 Every engine computes the same fp32-in, fp32-out layer on the same numbers. Per shape: medians over interleaved rounds,
 the speed-up over the best rival, GOP/s and the percent of the int8 ceiling measured on this host in the same run.
@@ -26,7 +27,8 @@ import typer
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import sparse_sweep as sparse  # noqa: E402  (beside this file)
+import lowrank_sweep as lowrank  # noqa: E402  (beside this file)
+import sparse_sweep as sparse  # noqa: E402
 
 PEERS = ("torch", "torch-int8", "onnxruntime", "openvino")
 
@@ -173,19 +175,33 @@ def sweep_sparse(
     print(sparse.table(sweep))
 
 
+def sweep_lowrank(
+    shapes: list[tuple[int, ...]], rounds: int, sweep: lowrank.Sweep, out: Path | None, markdown: Path | None, png: Any
+) -> None:
+    """Runs it and writes what is asked for."""
+    lowrank.run(shapes, sweep.threads, rounds, sweep)
+    if out is not None:
+        out.write_text(lowrank.to_json(sweep))
+    if markdown is not None:
+        markdown.write_text(lowrank.table(sweep))
+    if png is not None:
+        lowrank.plot(sweep, png)
+    print(lowrank.table(sweep))
+
+
 def main(
-    op: Annotated[str, typer.Option(help="what to compare: linear or sparse")] = "linear",
+    op: Annotated[str, typer.Option(help="what to compare: linear, sparse or lowrank")] = "linear",
     threads: Annotated[int, typer.Option(min=1)] = 1,
     shapes: Annotated[Path | None, typer.Option(help="file of shapes; default bench/shapes/OP.txt")] = None,
     peers: Annotated[str, typer.Option(help="comma-separated; missing ones are named")] = ",".join(PEERS),
     rounds: Annotated[int | None, typer.Option(min=1, help="by default 15, sparse 5")] = None,
     out: Annotated[Path | None, typer.Option("--json", help="write the result here; sparse goes on with it")] = None,
-    markdown: Annotated[Path | None, typer.Option("--table", help="sparse: write the crossovers here")] = None,
-    png: Annotated[Path | None, typer.Option(help="sparse: draw the gains here")] = None,
+    markdown: Annotated[Path | None, typer.Option("--table", help="sparse, lowrank: write the table here")] = None,
+    png: Annotated[Path | None, typer.Option(help="sparse, lowrank: draw the gains here")] = None,
 ) -> None:
     """Times tersor's OP against its rivals on this host."""
-    if op not in ("linear", "sparse"):
-        raise typer.BadParameter(f"op {op!r} is unknown; there are: linear, sparse")
+    if op not in ("linear", "sparse", "lowrank"):
+        raise typer.BadParameter(f"op {op!r} is unknown; there are: linear, sparse, lowrank")
     chosen = [peer for peer in peers.split(",") if peer]
     for peer in chosen:
         if peer not in PEERS:
@@ -201,6 +217,10 @@ def main(
     if op == "sparse":
         fresh = sparse.Sweep(op, threads, command, describe_host(), kernels.int8_ceiling())
         sweep_sparse(read_shapes(path, "N K"), rounds or 5, fresh, out, markdown, png)
+        return
+    if op == "lowrank":
+        sweep = lowrank.Sweep(threads, command, describe_host(), kernels.int8_ceiling())
+        sweep_lowrank(read_shapes(path, "N K RANK"), rounds or 7, sweep, out, markdown, png)
         return
     result = Result(op, threads, command, describe_host(), kernels.int8_ceiling(), {})
     run_linear(read_shapes(path), threads, chosen, rounds or 15, result)

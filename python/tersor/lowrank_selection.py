@@ -9,9 +9,13 @@ from torch import nn
 from tersor.factorize.factored_linear import FactoredLinear
 from tersor.modules import Candidate, accelerated_types
 from tersor.nn import LowRankInt8Linear, LowRankLinear
+from tersor.nn.packed_linear import PackedLinear
 from tersor.progress import track
 from tersor.selection import Choice, matches, open_choices
 from tersor.tune_lowrank import LowRankTuner
+
+FUSED: dict[str, type[PackedLinear]] = {"lowrank": LowRankLinear, "lowrank_int8": LowRankInt8Linear}
+"""The layer for a FactoredLinear by the kind of a choice."""
 
 
 def choose_factored(model: nn.Module, include: Sequence[str], exclude: Sequence[str], quantised: bool) -> list[Choice]:

@@ -15,16 +15,8 @@ from tersor.block_conversion import BlockConversion
 from tersor.blocks import Blocks, find_blocks
 from tersor.errors import SwapError
 from tersor.factorize.factored_linear import FactoredLinear
-from tersor.lowrank_selection import choose_factored, judge_factored
-from tersor.nn import (
-    EncoderBlock,
-    Int8Linear,
-    LowRankInt8Linear,
-    LowRankLinear,
-    PackedLayer,
-    SparseInt8Linear,
-    SparseLinear,
-)
+from tersor.lowrank_selection import FUSED, choose_factored, judge_factored
+from tersor.nn import EncoderBlock, Int8Linear, PackedLayer, SparseInt8Linear, SparseLinear
 from tersor.nn.coded import layer_from_codes
 from tersor.nn.encoder_frame import float_module
 from tersor.nn.packed_linear import PackedLinear
@@ -206,10 +198,8 @@ def replacement(choice: Choice) -> nn.Module:
     new: PackedLinear
     if choice.codes is not None:
         new = layer_from_codes(old, choice.codes, bias=choice.bias, **ranges)
-    elif choice.kind == "lowrank":
-        new = LowRankLinear.from_float(old)
-    elif choice.kind == "lowrank_int8":
-        new = LowRankInt8Linear.from_float(old, **ranges)
+    elif choice.kind in FUSED:
+        new = FUSED[choice.kind].from_float(old)
     elif choice.kind == "sparse":
         new = SparseLinear.from_float(old, pattern=choice.pattern)
     elif choice.kind == "sparse_int8":

@@ -60,7 +60,7 @@ def test_weighted_svd_is_the_best_on_its_inputs() -> None:
     expected = layer(x)
 
     def off(module: nn.Module) -> float:
-        return float((module(x) - expected).detach().norm() / (expected - expected.mean(0)).norm())
+        return float(((module(x) - expected).norm() / (expected - expected.mean(0)).norm()).detach())
 
     plain = factorize_linear(layer, rule)[0]
     weighted, rank, error, reason = factorize_linear(layer, rule, inputs)
