@@ -93,7 +93,7 @@ class LowRankTuner(Tuner):
                     if self._progress is not None:
                         self._progress(f"{name} at {bucket} rows")
                     x = torch.randn((bucket, factored.in_features), generator=torch.Generator().manual_seed(0))
-                    times, calm = race(*sides, x.to(factored.weight_up.dtype))
+                    times, calm = race(sides[0], sides[1], x.to(factored.weight_up.dtype))
                     self._cache.put(name, bucket, times, remember=calm)
                     self.measured += 1
             self._cache.save()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ def _conv(
 ) -> nn.Conv2d:
     """A convolution with this weight; stride, padding and dilation of ``like`` along the spatial axes that it has."""
     out, inner, *size = weight.shape
-    settings = {}
+    settings: dict[str, Any] = {}
     for name, plain in (("stride", 1), ("dilation", 1), ("padding", 0)):
         values = getattr(like, name)
         if isinstance(values, str):
@@ -134,7 +135,8 @@ def _tucker2(module: nn.Conv2d, rule: RankRule) -> Made:
 
 
 def _leading(matrix: Tensor, rank: int) -> Tensor:
-    return torch.linalg.svd(matrix, full_matrices=False)[0][:, :rank]
+    left: Tensor = torch.linalg.svd(matrix, full_matrices=False)[0]
+    return left[:, :rank]
 
 
 def _tucker_ranks(weight: Tensor, rule: RankRule) -> tuple[int, int]:

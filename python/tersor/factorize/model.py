@@ -101,13 +101,13 @@ def factorize(
 
     done: list[FactorizedLayer] = []
     candidates = [c for c in find_candidates(model, untie=untie) if selected(c.names)]
-    linear = {}
+    linear: dict[str, nn.Linear] = {}
     for candidate in candidates:
-        reason = candidate.refusal or (None if type(candidate.module) is nn.Linear else "it is no nn.Linear")
-        if reason is None:
-            linear[candidate.name] = candidate.module
+        module = candidate.module
+        if candidate.refusal is None and type(module) is nn.Linear:
+            linear[candidate.name] = module
         else:
-            done.append(_kept(candidate.name, "linear", candidate.module, reason))
+            done.append(_kept(candidate.name, "linear", module, candidate.refusal or "it is no nn.Linear"))
     others = _others(model, convolutions is not None, embeddings, selected, untie)
     if not candidates and not others:
         raise FactorizeError("no linear layer, convolution or embedding of the model is selected")
@@ -125,13 +125,12 @@ def factorize(
         after = before if reason or new is None else _parameters(new)
         done.append(FactorizedLayer(name, kind, rank, error, before, after, reason))
 
-    for names in portions({name: module.weight.shape[1] for name, module in linear.items()}):  # type: ignore[misc]
+    for names in portions({name: module.weight.shape[1] for name, module in linear.items()}):
         inputs = {}
         if method == "asvd" and batches is not None:
             inputs = input_moments(model, {name: linear[name] for name in names}, batches)
         for name in track(names, "factorising", shown=progress):
             module = linear[name]
-            assert isinstance(module, nn.Linear)
             if method == "asvd" and name not in inputs:
                 done.append(_kept(name, "linear", module, "the calibration data never reached it"))
                 continue
@@ -143,14 +142,14 @@ def factorize(
             install(name, "linear", module, factorize_linear(module, own, seen))
     general = rule if isinstance(rule, RankRule) else RankRule()
     fine = replace(general, round_to=min(general.round_to, _FINE))
-    for name, module, against in track(others, "factorising", shown=progress):
-        kind = "embedding" if isinstance(module, nn.Embedding) else "convolution"
+    for name, other, against in track(others, "factorising", shown=progress):
+        kind = "embedding" if isinstance(other, nn.Embedding) else "convolution"
         if against is not None:
-            done.append(_kept(name, kind, module, against))
-        elif isinstance(module, nn.Embedding):
-            install(name, kind, module, factorize_embedding(module, fine))
-        elif isinstance(module, nn.Conv2d) and convolutions is not None:
-            install(name, kind, module, factorize_convolution(module, convolutions, fine))
+            done.append(_kept(name, kind, other, against))
+        elif isinstance(other, nn.Embedding):
+            install(name, kind, other, factorize_embedding(other, fine))
+        elif isinstance(other, nn.Conv2d) and convolutions is not None:
+            install(name, kind, other, factorize_convolution(other, convolutions, fine))
     return done
 
 
@@ -159,7 +158,7 @@ def _others(
 ) -> list[tuple[str, nn.Module, str | None]]:
     """The selected convolutions and embeddings, each with the reason why it has to stay, if any."""
     tied = {} if untie else tied_parameters(model)
-    found = []
+    found: list[tuple[str, nn.Module, str | None]] = []
     for name, module in model.named_modules():
         if not name or not selected([name]):
             continue

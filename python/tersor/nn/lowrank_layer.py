@@ -92,7 +92,7 @@ class LowRankLayer(PackedLinear):
                 training, dtype = module.training, module.weight.dtype
                 module = FactoredLinear.from_factors(down.to(dtype), up.to(dtype), module.bias)  # type: ignore[arg-type]
                 module.train(training)
-            layer = cls(
+            layer = cls(  # type: ignore[call-arg]
                 module.in_features,
                 module.out_features,
                 module.bias is not None,

@@ -38,9 +38,7 @@ def pack_lowrank_s8(down: Factors, up: Factors, input_scale: Tensor | None = Non
 def unpack_lowrank_s8(packed: Tensor) -> tuple[Factors, Factors, Tensor | None]:
     """(q, scale) of down and of up, and input_scale or None."""
     native, block = core(), packed.numpy()
-    down, down_scale, up, up_scale, _, _ = (
-        None if part is None else torch.from_numpy(part) for part in native.unpack_lowrank_s8(block)
-    )
+    down, down_scale, up, up_scale = (torch.from_numpy(part) for part in native.unpack_lowrank_s8(block)[:4])
     input_scale = native.input_scale_lowrank_s8(block)
     return (down, down_scale), (up, up_scale), None if input_scale is None else torch.from_numpy(input_scale)
 
