@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from prune_fashion import FOLDER, Data, accuracy, cnn, read, train
+from prune_fashion import FOLDER, Data, accuracy, read, train
 from prune_minilm import device_name
 from torch import nn
 
@@ -29,36 +29,34 @@ HARD = {"loss": "label"}
 WAYS: dict[str, list[Any]] = {
     "labels alone": [HARD],
     "kl": [HARD, {"loss": "kl", "temperature": 4.0}],
-    "dkd": [HARD, {"loss": "dkd", "temperature": 4.0}],
     "logits_mse": [HARD, {"loss": "logits_mse", "weight": 0.1}],
     "hint": [HARD, {"loss": "hint", "layers": FEATURES}],
     "attention_transfer": [HARD, {"loss": "attention_transfer", "layers": FEATURES}],
-    "similarity": [HARD, {"loss": "similarity", "layers": FEATURES}],
     "kl, no labels": [{"loss": "kl", "temperature": 4.0}],
 }
 """Label -> losses."""
 
 
-def student() -> nn.Module:
-    """The teacher's form with an eighth of its channels: 13,242 parameters."""
+def network(width: int, hidden: int) -> nn.Module:
+    """Two convolutions and two linear layers: 105,866 parameters with 16 and 64, 13,242 with 4 and 32."""
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1),
+        nn.Conv2d(1, width, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(4, 8, 3, padding=1),
+        nn.Conv2d(width, 2 * width, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(392, 32),
+        nn.Linear(98 * width, hidden),
         nn.ReLU(),
-        nn.Linear(32, 10),
+        nn.Linear(hidden, 10),
     )
 
 
 def teach(ways: list[Any], teacher: nn.Module, data: Data, test: Data, epochs: int, seed: int) -> float:
     """Train a student and tell its accuracy."""
     torch.manual_seed(seed)
-    model = student()
+    model = network(4, 32)
     batches = list(zip(torch.split(data[0], 64), torch.split(data[1], 64), strict=True))
     fit(
         model,
@@ -111,7 +109,7 @@ def main(
     data, test = read(folder, device, 60_000)
     few = (data[0][:images], data[1][:images])
     torch.manual_seed(0)
-    teacher = cnn()
+    teacher = network(16, 64)
     train(teacher, data, teaching, 2e-3)
     best = accuracy(teacher, test)
     print(f"teacher {best:.4f}, {time.process_time() - began:.0f} s of CPU", flush=True)
@@ -119,7 +117,11 @@ def main(
         "command": f"python bench/distill_fashion.py {' '.join(sys.argv[1:])}",
         "device": device_name(device),
         "teacher": {"accuracy": best, "parameters": sum(p.numel() for p in teacher.parameters())},
-        "student": {"parameters": sum(p.numel() for p in student().parameters()), "images": images, "epochs": epochs},
+        "student": {
+            "parameters": sum(p.numel() for p in network(4, 32).parameters()),
+            "images": images,
+            "epochs": epochs,
+        },
         "accuracies": {},
     }
     for seed in range(seeds):

@@ -124,7 +124,7 @@ def test_on_a_local_ray_with_two_workers(folder: Path, compressed: Path) -> None
         rows = predict_dataset(data, compressed, make, column="data", batch_size=48).take_all()
         assert len(rows) == 192
         for row in rows[:8]:
-            single = model(torch.as_tensor(row["data"])[None])[0]
+            single = model(torch.tensor(row["data"])[None])[0]
             torch.testing.assert_close(torch.as_tensor(row["y"]), single, rtol=1e-5, atol=1e-6)
     finally:
         ray.shutdown()

@@ -52,8 +52,6 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     resumed = int(last[-1].split()[3])
     assert 5 <= resumed <= 7
     assert len(last) == 13 - resumed
-    again = run(tmp_path / "killed")  # finished already: it only loads
-    assert again == [last[-1].replace(f" {resumed} ", " 12 ")]
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 8, 9])

@@ -69,7 +69,7 @@ class _Actor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         with torch.inference_mode():
-            result = next(observe.floats(self._model(torch.as_tensor(batch[self._column]))))
+            result = next(observe.floats(self._model(torch.tensor(batch[self._column]))))
         return {**batch, self._output: result.numpy()}
 
 
