@@ -1,9 +1,9 @@
 """MiniLM-L6 quantised in many ways: cosine to the float model's embeddings, and what is left of two tasks.
 
-    python bench/quantize_minilm.py --table schemes --json out.json
+    python bench/quantize_minilm.py --table codebooks --json out.json
 
 Calibration: texts of lee_background.cor. Judged, on others: the 50 Lee texts (cosine, Pearson with human
-similarities), the words of WordSim-353 (Spearman), 100 texts of R8's test split (cosine). Every row runs on the layers
+similarities), the words of WordSim-353 (Spearman), 40 texts of R8's test split (cosine). Every row runs on the layers
 that tersor.compress makes; embeddings and norms stay float.
 """
 
@@ -27,7 +27,7 @@ from tersor import Recipe, demo_data, steps
 from tersor.host import cpu_model
 
 COLUMNS = ("cosine_lee", "cosine_r8", "lee", "wordsim")
-R8_TEXTS = 100
+R8_TEXTS = 40
 
 Row = tuple[str, dict[str, Any]]
 
@@ -45,26 +45,17 @@ STATIC: list[Row] = [
     ),
     ("int8 static mse, gptq, bias", {"activations": "static", "observer": "mse", "corrections": ("gptq", "bias")}),
 ]
-_INT4: dict[str, Any] = {"weights": "int4", "group_size": 64}
+_INT4: dict[str, Any] = {"weights": "int4", "group_size": 64, "smooth": 0}
+_NAMES = ("linear", "affine", "log2", "exponential", "nf4", "kmeans")
 CODEBOOKS: list[Row] = [
-    *(
-        (f"{name} 4 bits per channel", {"weights": "int4", "codebook": name})
-        for name in ("linear", "affine", "log2", "exponential", "nf4", "kmeans")
-    ),
-    *(
-        (f"{name} 4 bits group 64", {**_INT4, "codebook": name})
-        for name in ("linear", "affine", "log2", "exponential", "nf4", "kmeans")
-    ),
-    *(
-        (f"{name} 4 bits group 64, gptq", {**_INT4, "codebook": name, "corrections": ("gptq",)})
-        for name in ("linear", "affine", "log2", "exponential", "nf4", "kmeans")
-    ),
+    *((f"{name} 4 bits group 64", {**_INT4, "codebook": name}) for name in _NAMES),
+    *((f"{name} 4 bits group 64, gptq", {**_INT4, "codebook": name, "corrections": ("gptq",)}) for name in _NAMES),
 ]
 CORRECTIONS: list[Row] = [
-    ("linear 4 bits group 64, smooth 0", {**_INT4, "smooth": 0}),
-    ("linear 4 bits group 64, smooth 0.5", _INT4),
+    ("linear 4 bits group 64", _INT4),
+    ("linear 4 bits group 64, smooth 0.5", {**_INT4, "smooth": 0.5}),
     *(
-        (f"linear 4 bits group 64, {'+'.join(names)}", {**_INT4, "smooth": 0, "corrections": names})
+        (f"linear 4 bits group 64, {'+'.join(names)}", {**_INT4, "corrections": names})
         for names in (
             ("awq",),
             ("gptq",),
@@ -128,7 +119,7 @@ def describe(name: str, row: dict[str, Any]) -> str:
 def main(
     table: Annotated[list[str], typer.Option(help=f"Of {', '.join(TABLES)}.")] = list(TABLES),  # noqa: B006
     only: Annotated[str, typer.Option(help="Rows whose name holds this.")] = "",
-    texts: Annotated[int, typer.Option(help="Calibration texts.")] = 128,
+    texts: Annotated[int, typer.Option(help="Calibration texts.")] = 32,
     tokens: Annotated[Path | None, typer.Option(help="Where to keep the tokenised texts.")] = None,
     threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
     out: Annotated[Path | None, typer.Option("--json", help="Results, written after every row.")] = None,

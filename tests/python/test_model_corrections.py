@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tersor import SwapError
+import tersor
+from tersor import Recipe, RecipeError, SwapError, steps
 from tersor.nn.float_linear import weight_matrix
 from tersor.quantize.batch_norm import reestimate_batch_norm
 from tersor.quantize.codebooks import decode, make_codebook
@@ -105,6 +106,22 @@ def test_dead_channels_survive_equalisation() -> None:
     expected = model(x)
     equalize(model)
     assert torch.allclose(model(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_recipe_equalises_what_it_selects() -> None:
+    model, x = uneven(), torch.randn(16, 2, 8, 8)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    recipe = Recipe([steps.Equalize(), steps.Quantize(smooth=0)], include=["6", "8"])
+    result = tersor.compress(model, recipe, x, force=True, progress=False)
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(result.model[0].weight, model[0].weight)
+    assert any("equalised 1 pairs of layers" in note for note in result.report.notes)
+    assert result.report.totals.output_cosine is not None
+    assert result.report.totals.output_cosine > 0.999
+    with pytest.raises(RecipeError, match="rounds = 0"):
+        steps.Equalize(rounds=0)
+    with pytest.raises(RecipeError, match="quantised already"):
+        Recipe([steps.QAT(), steps.Equalize()]).check_order()
 
 
 def norm_model() -> nn.Sequential:

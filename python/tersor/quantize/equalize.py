@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,9 @@ class EqualizedPair:
 
 
 @torch.no_grad()
-def equalize(model: nn.Module, *, rounds: int = 4) -> list[EqualizedPair]:
+def equalize(
+    model: nn.Module, *, rounds: int = 4, selected: Callable[[str], bool] = lambda _: True
+) -> list[EqualizedPair]:
     """Scale the output channels of layers and the input channels of those that follow, in place.
 
     With ``r1``, ``r2`` the largest ``|w|`` of an output channel of the first layer and of that input channel of the
@@ -45,6 +48,7 @@ def equalize(model: nn.Module, *, rounds: int = 4) -> list[EqualizedPair]:
 
     Args:
         rounds: over all pairs, since neighbours share a layer.
+        selected: whether a layer of this name may be changed.
 
     Raises:
         SwapError: torch.fx can't trace the model.
@@ -52,7 +56,7 @@ def equalize(model: nn.Module, *, rounds: int = 4) -> list[EqualizedPair]:
     Source: Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019 (arXiv
     1906.04721), section 4.1.
     """
-    pairs = find_pairs(model)
+    pairs = [pair for pair in find_pairs(model) if all(map(selected, pair))]
     named = dict(model.named_modules())
     before = {pair: _spread(_first_range(named[pair[0]])) for pair in pairs}
     for _ in range(rounds):

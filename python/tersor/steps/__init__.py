@@ -3,6 +3,7 @@
 from tersor.recipe import STEPS, Step
 from tersor.steps.distill import Distill
 from tersor.steps.drop_layers import DropLayers
+from tersor.steps.equalize import Equalize
 from tersor.steps.factorize import Factorize
 from tersor.steps.fold_batch_norm import FoldBatchNorm
 from tersor.steps.prune import Prune
@@ -16,6 +17,7 @@ __all__ = [
     "STEPS",
     "Distill",
     "DropLayers",
+    "Equalize",
     "Factorize",
     "FoldBatchNorm",
     "Prune",

@@ -11,7 +11,7 @@ from tersor.quantize.codebooks.codes import LIMIT, decode, encode
 from tersor.quantize.codebooks.registry import CodeBook, int8_table, register_codebook
 from tersor.quantize.codebooks.scales import fit_scale, spread
 
-_SAMPLE = 1 << 16
+_SAMPLE = 1 << 14
 _BASES = 24
 
 
