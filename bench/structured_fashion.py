@@ -115,7 +115,7 @@ def channels(
     torch.set_num_threads(threads)
     data, test = read(FOLDER, torch.device("cpu"), images)
     model = float_network(folder, "resnet")
-    batches = list(zip(torch.split(data[0][:1024], 256), torch.split(data[1][:1024], 256), strict=True))
+    batches = list(zip(torch.split(data[0][:256], 64), torch.split(data[1][:256], 64), strict=True))
     rows: list[dict[str, Any]] = [{"criterion": "(float)", "ratio": 0.0, "accuracy": accuracy(model, test)}]
     print(rows[0], flush=True)
     for part in ratio:

@@ -343,7 +343,9 @@ def test_the_width_of_a_transformer(tmp_path: Path) -> None:
     model, inputs = transformer("llama")
     result = prune_channels(model, inputs, ratio=0.5, round_to=1, width=True)
     assert {row.kind: row.after for row in result.groups} == {"width": 12, "heads": 2, "neurons": 10}
-    assert model.config.hidden_size == 12
+    config: Any = model.config
+    assert (config.hidden_size, config.intermediate_size) == (12, 10)
+    assert (config.num_attention_heads, config.num_key_value_heads) == (4, 2)
     tersor.save(model, tmp_path / "llama.tersor")
     assert_same(model, tersor.load(tmp_path / "llama.tersor"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from tersor import structure
@@ -13,10 +12,11 @@ from tersor.errors import PruneError
 from tersor.prune.structured.groups import Group, kept, predicted
 from tersor.prune.structured.indices import Ids
 from tersor.prune.structured.shape_rules import HEADS
-from tersor.prune.structured.trace import Coupling, trace
+from tersor.prune.structured.trace import Coupling, Where, trace
 from tersor.structure.generic import model_config
 from tersor.structure.narrow import to_mask
 
+_HEADS = (*HEADS, "encoder_attention_heads", "decoder_attention_heads")
 _FFN = ("intermediate_size", "d_ff", "ffn_dim", "n_inner", "hidden_dim", "encoder_ffn_dim", "decoder_ffn_dim")
 _WIDTH = ("hidden_size", "n_embd", "d_model", "dim", "embedding_size")
 
@@ -49,26 +49,35 @@ def _config_fields(model: nn.Module, coupling: Coupling, removed: Ids, groups: S
     if config is None:
         return {}
     fields: dict[str, int] = {}
-    names = {"heads": HEADS, "neurons": _FFN, "width": _WIDTH}
-    for kind, keys in names.items():
+    for kind, keys in {"heads": _HEADS, "neurons": _FFN, "width": _WIDTH}.items():
+        size = _head_size(config) if kind == "heads" else 1
+        places = [where for group in groups if group.kind == kind for where in group.places]
         for key in keys:
             value = vars(config).get(key)
-            axes = [axis for group in groups if group.kind == kind for axis in _sized(coupling, group, key, value)]
-            sizes = {len(kept(coupling, axis, removed)) for axis in axes}
-            if len(sizes) == 1 and (size := sizes.pop()) != value:
-                fields[key] = size
+            found = _sizes(coupling, removed, places, value, size) if type(value) is int and size else set()
+            if len(found) == 1 and (new := found.pop()) != value:
+                fields[key] = new
     return fields
 
 
-def _sized(coupling: Coupling, group: Group, key: str, value: Any) -> list[Ids]:
-    """The axes of a group that have this many entries; for heads, those that a module counts under that name."""
-    if group.kind == "heads":
-        notes = [note.axis for note in coupling.attributes if note.key in HEADS and len(note.axis) == value]
-        kv = "key_value" in key or "kv" in key
-        owned = [axis for axis in notes if np.isin(coupling.indices.find(axis), group.units).all()]
-        units = [group.units] if not owned and not kv and len(group.units) == value else []
-        return owned or units
-    return [coupling.axes[where] for where in group.places if len(coupling.axes[where]) == value]
+def _sizes(coupling: Coupling, removed: Ids, places: Sequence[Where], value: int, size: int) -> set[int]:
+    """What ``value`` becomes, by each place of ``value`` times ``size`` entries, or thrice that (q, k, v)."""
+    found = set()
+    for where in places:
+        axis = coupling.axes[where]
+        for parts in (1, 3):
+            if len(axis) == value * size * parts:
+                found.add(len(kept(coupling, axis, removed)) // (size * parts))
+    return found
+
+
+def _head_size(config: Any) -> int:
+    """The size of one attention head by a configuration; 0 where it does not say."""
+    for key in ("head_dim", "d_kv"):
+        if type(getattr(config, key, None)) is int:
+            return int(getattr(config, key))
+    width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    return width // heads if type(width) is int and type(heads) is int and heads > 0 else 0
 
 
 def apply(model: nn.Module, coupling: Coupling, removed: Ids, groups: Sequence[Group], inputs: Any) -> None:
