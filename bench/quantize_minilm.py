@@ -130,7 +130,6 @@ def main(
     model.eval()
     judge = Judge(task, model)
     seen = batches(task.recovery[:texts])
-    example = batches(task.recovery[texts : texts + 16])[0]
     result: dict[str, Any] = {"command": f"python bench/quantize_minilm.py {' '.join(sys.argv[1:])}"}
     result |= {"host": cpu_model(), "isa": tersor.kernels.active(), "rows": []}
     before = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
@@ -139,7 +138,7 @@ def main(
     print(describe("float", result["float"]), flush=True)
     for name, settings in [row for key in table for row in TABLES[key] if only in row[0]]:
         started = time.perf_counter()
-        made = tersor.compress(model, Recipe([steps.Quantize(**settings)]), example, seen, force=True, progress=False)
+        made = tersor.compress(model, Recipe([steps.Quantize(**settings)]), None, seen, force=True, progress=False)
         spent = time.perf_counter() - started
         size = made.report.totals.bytes_after / 1e6
         row = {**judge(made.model), "megabytes": size, "seconds": round(spent, 1)}
