@@ -1,6 +1,6 @@
 """MiniLM-L6 with factored encoder layers: plain SVD, activation-aware SVD, and the latter in int8, at equal ranks.
 
-    python bench/lowrank_minilm.py --json bench/results/lowrank_minilm.json --png bench/results/lowrank_minilm.png
+    python bench/lowrank_minilm.py --json bench/results/lowrank-minilm.json --png bench/results/lowrank-minilm.png
 
 Nothing is trained. Texts: see minilm_task.py; `--tokens FILE` keeps them, tokenised. The covariances come from texts
 without labels that nothing is judged by.

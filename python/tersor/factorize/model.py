@@ -15,7 +15,7 @@ from tersor.factorize.embedding import embedding_reason_against, factorize_embed
 from tersor.factorize.factored_linear import FactoredLinear
 from tersor.factorize.linear import Inputs, factorize_linear
 from tersor.factorize.rank import RankRule
-from tersor.modules import find_candidates, tied_parameters
+from tersor.modules import Candidate, find_candidates, tied_parameters
 from tersor.progress import track
 from tersor.quantize.moments import input_moments, portions
 from tersor.structure.replace import replace_module
@@ -99,58 +99,77 @@ def factorize(
     def selected(names: Sequence[str]) -> bool:
         return not _match(names, exclude) and (not include or _match(names, include))
 
-    done: list[FactorizedLayer] = []
     candidates = [c for c in find_candidates(model, untie=untie) if selected(c.names)]
-    linear: dict[str, nn.Linear] = {}
-    for candidate in candidates:
-        module = candidate.module
-        if candidate.refusal is None and type(module) is nn.Linear:
-            linear[candidate.name] = module
-        else:
-            done.append(_kept(candidate.name, "linear", module, candidate.refusal or "it is no nn.Linear"))
     others = _others(model, convolutions is not None, embeddings, selected, untie)
     if not candidates and not others:
         raise FactorizeError("no linear layer, convolution or embedding of the model is selected")
+    work = _Work(model, judge, progress)
+    work.linear(candidates, rule or RankRule(), batches if method == "asvd" else None)
+    general = rule if isinstance(rule, RankRule) else RankRule()
+    work.others(others, convolutions, replace(general, round_to=min(general.round_to, _FINE)))
+    return work.done
 
-    def install(name: str, kind: str, module: nn.Module, made: tuple[nn.Module | None, int, float, str]) -> None:
+
+class _Work:
+    """One model under way; `done` has what became of its layers."""
+
+    def __init__(self, model: nn.Module, judge: Judge | None, progress: bool) -> None:
+        self.model, self.judge, self.progress = model, judge, progress
+        self.done: list[FactorizedLayer] = []
+
+    def linear(self, candidates: Sequence[Candidate], rule: RankRule | RuleFor, batches: Iterable[Any] | None) -> None:
+        """Linear layers, weighted by their inputs where there are batches."""
+        layers: dict[str, nn.Linear] = {}
+        for candidate in candidates:
+            module = candidate.module
+            if candidate.refusal is None and type(module) is nn.Linear:
+                layers[candidate.name] = module
+            else:
+                self.keep(candidate.name, "linear", module, candidate.refusal or "it is no nn.Linear")
+        for names in portions({name: layer.in_features for name, layer in layers.items()}):
+            part = {name: layers[name] for name in names}
+            seen = None if batches is None else input_moments(self.model, part, batches)
+            for name, layer in track(part.items(), "factorising", shown=self.progress):
+                own = rule(name, layer) if callable(rule) else rule
+                if isinstance(own, str):
+                    self.keep(name, "linear", layer, own)
+                elif seen is not None and name not in seen:
+                    self.keep(name, "linear", layer, "the calibration data never reached it")
+                else:
+                    inputs = None if seen is None else Inputs(seen[name].gram, seen[name].mean)
+                    self.install(name, "linear", layer, factorize_linear(layer, own, inputs))
+
+    def others(
+        self, found: Sequence[tuple[str, nn.Module, str | None]], convolutions: str | None, rule: RankRule
+    ) -> None:
+        """Convolutions and embeddings."""
+        for name, module, against in track(found, "factorising", shown=self.progress):
+            kind = "embedding" if isinstance(module, nn.Embedding) else "convolution"
+            if against is not None:
+                self.keep(name, kind, module, against)
+            elif isinstance(module, nn.Embedding):
+                self.install(name, kind, module, factorize_embedding(module, rule))
+            elif isinstance(module, nn.Conv2d) and convolutions is not None:
+                self.install(name, kind, module, factorize_convolution(module, convolutions, rule))
+
+    def install(self, name: str, kind: str, module: nn.Module, made: tuple[nn.Module | None, int, float, str]) -> None:
+        """Put what was made in the layer's place, unless there is a reason not to."""
         new, rank, error, reason = made
-        if isinstance(new, FactoredLinear) and judge is not None:
-            reason = judge(name, module, new) or ""
-        before = _parameters(module)
+        if isinstance(new, FactoredLinear) and self.judge is not None:
+            reason = self.judge(name, module, new) or ""
         if new is not None and not reason:
             try:
-                replace_module(model, name, new)
+                replace_module(self.model, name, new)
             except StructureError as problem:
                 reason = str(problem)
+        before = _parameters(module)
         after = before if reason or new is None else _parameters(new)
-        done.append(FactorizedLayer(name, kind, rank, error, before, after, reason))
+        self.done.append(FactorizedLayer(name, kind, rank, error, before, after, reason))
 
-    for names in portions({name: module.weight.shape[1] for name, module in linear.items()}):
-        inputs = {}
-        if method == "asvd" and batches is not None:
-            inputs = input_moments(model, {name: linear[name] for name in names}, batches)
-        for name in track(names, "factorising", shown=progress):
-            module = linear[name]
-            if method == "asvd" and name not in inputs:
-                done.append(_kept(name, "linear", module, "the calibration data never reached it"))
-                continue
-            own = rule(name, module) if callable(rule) else rule or RankRule()
-            if isinstance(own, str):
-                done.append(_kept(name, "linear", module, own))
-                continue
-            seen = Inputs(inputs[name].gram, inputs[name].mean) if name in inputs else None
-            install(name, "linear", module, factorize_linear(module, own, seen))
-    general = rule if isinstance(rule, RankRule) else RankRule()
-    fine = replace(general, round_to=min(general.round_to, _FINE))
-    for name, other, against in track(others, "factorising", shown=progress):
-        kind = "embedding" if isinstance(other, nn.Embedding) else "convolution"
-        if against is not None:
-            done.append(_kept(name, kind, other, against))
-        elif isinstance(other, nn.Embedding):
-            install(name, kind, other, factorize_embedding(other, fine))
-        elif isinstance(other, nn.Conv2d) and convolutions is not None:
-            install(name, kind, other, factorize_convolution(other, convolutions, fine))
-    return done
+    def keep(self, name: str, kind: str, module: nn.Module, reason: str) -> None:
+        """Leave a layer as it is."""
+        size = _parameters(module)
+        self.done.append(FactorizedLayer(name, kind, 0, 0.0, size, size, reason))
 
 
 def _others(
@@ -171,11 +190,6 @@ def _others(
 
 def _match(names: Sequence[str], patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
-
-
-def _kept(name: str, kind: str, module: nn.Module, reason: str) -> FactorizedLayer:
-    size = _parameters(module)
-    return FactorizedLayer(name, kind, 0, 0.0, size, size, reason)
 
 
 def _parameters(module: nn.Module) -> int:
