@@ -14,6 +14,9 @@ namespace tersor::bindings {
 void BindSpmmF32(py::module_& m);       // spmm_f32.cc
 void BindSpmmS8(py::module_& m);        // spmm_s8.cc
 void BindLowRank(py::module_& m);       // lowrank.cc
+void BindLut4(py::module_& m);          // lut4.cc
+void BindRecurrent(py::module_& m);     // recurrent.cc
+void BindEmbedding(py::module_& m);     // embedding.cc
 void BindEagerLinear(py::module_& m);   // eager_linear.cc
 void BindEncoderBlock(py::module_& m);  // encoder_block.cc
 void BindGraphS8(py::module_& m);       // graph_s8.cc
@@ -229,6 +232,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("unpack_rows_s8", UnpackRowsS8, py::arg("row_begin"), py::arg("rows"), py::arg("packed"), py::arg("bytes"),
         py::arg("w"), py::arg("scale"), Unlocked());
   tersor::bindings::BindSpmmS8(m);
+  tersor::bindings::BindLut4(m);
+  BindRecurrent(m);
+  BindEmbedding(m);
   BindSpmmF32(m);
   BindLowRank(m);
   tersor::bindings::BindEagerLinear(m);

@@ -95,6 +95,9 @@ Selection Select(size_t count) {
   s.attention = Best(&KernelSet::attention, count);
   s.norm = Best(&KernelSet::norm, count);
   s.gemm_f32 = Best(&KernelSet::gemm_f32, count);
+  s.lut4 = Best(&KernelSet::lut4, count);
+  s.recurrent = Best(&KernelSet::recurrent, count);
+  s.embedding = Best(&KernelSet::embedding, count);
   s.isa = RunnableKernelSets()[count - 1]->name;
   return s;
 }

@@ -25,6 +25,9 @@ struct Selection {
   const AttentionKernel* attention;
   const NormKernel* norm;
   const GemmF32Kernel* gemm_f32;
+  const Lut4Kernel* lut4;
+  const RecurrentKernel* recurrent;
+  const EmbeddingKernel* embedding;
   const char* isa;  // the best set under the cap
 };
 const Selection& Selected();

@@ -243,7 +243,8 @@ struct DepthwiseS8Kernel {
   void (*pack)(int32_t channels, int32_t kernel_h, int32_t kernel_w, const int8_t* w, void* weights);
   void (*unpack)(int32_t channels, int32_t kernel_h, int32_t kernel_w, const void* weights, int8_t* w);
   void (*row)(const DepthwiseS8Args& args);
-  // Or null: the same without acc, finished to bytes. No residual, no hard_swish; m, n and acc of `finish` are not used.
+  // Or null: the same without acc, finished to bytes. No residual, no hard_swish; m, n and acc of `finish` are not
+  // used.
   void (*row_bytes)(const DepthwiseS8Args& args, const FinishS8Args& finish);
 };
 
@@ -317,6 +318,10 @@ struct NormKernel {
   void (*layer_norm)(int64_t n, const float* x, const float* gamma, const float* beta, float eps, float* y);
 };
 
+struct Lut4Kernel;       // lut4_api.h
+struct RecurrentKernel;  // recurrent_api.h
+struct EmbeddingKernel;  // embedding_api.h
+
 // Everything one ISA offers. A null member means "use the next set down". scalar has no null member but spmm_s8_rows:
 // where no set has that one, spmm_s8 serves few rows too.
 struct KernelSet {
@@ -335,6 +340,9 @@ struct KernelSet {
   const AttentionKernel* attention;
   const NormKernel* norm;
   const GemmF32Kernel* gemm_f32;
+  const Lut4Kernel* lut4;
+  const RecurrentKernel* recurrent;
+  const EmbeddingKernel* embedding;
 };
 
 }  // namespace tersor

@@ -45,6 +45,21 @@ class _LowRankInspection(_Inspection):
     rank: int
     dense: bool
 
+class _Lut4Inspection(TypedDict):
+    n: int
+    k: int
+    group: int
+    bits: int
+    kernel: str
+
+class _RecurrentInspection(TypedDict):
+    cell: str
+    input: int
+    hidden: int
+    bias: bool
+    bytes: int
+    kernel: str
+
 def isas_built() -> list[str]: ...
 def isas_available() -> list[str]: ...
 def isa_active() -> str: ...
@@ -154,3 +169,51 @@ def lowrank_s8(
     x_scale: float = 0.0,
     x_zero_point: int = 0,
 ) -> NDArray[np.float32]: ...
+def packed_bytes_lut4(
+    codes: NDArray[np.uint8], table: NDArray[np.int8], scale: NDArray[np.float32], group: int = 0
+) -> int: ...
+def pack_lut4(
+    codes: NDArray[np.uint8],
+    table: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    group: int = 0,
+    input_scale: NDArray[np.float32] | None = None,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]: ...
+def unpack_lut4(packed: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int8], NDArray[np.float32]]: ...
+def input_scale_lut4(packed: NDArray[np.uint8]) -> NDArray[np.float32] | None: ...
+def inspect_lut4(packed: NDArray[np.uint8]) -> _Lut4Inspection: ...
+def gemm_lut4(a: NDArray[np.uint8], packed: NDArray[np.uint8]) -> NDArray[np.int32]: ...
+def linear_lut4(
+    x: NDArray[np.float32],
+    packed: NDArray[np.uint8],
+    bias: NDArray[np.float32] | None = None,
+    residual: NDArray[np.float32] | None = None,
+    activation: str = "none",
+    x_scale: float = 0.0,
+    x_zero_point: int = 0,
+) -> NDArray[np.float32]: ...
+def pack_recurrent(
+    cell: str,
+    input: NDArray[np.int8],
+    input_scale: NDArray[np.float32],
+    hidden: NDArray[np.int8],
+    hidden_scale: NDArray[np.float32],
+    input_bias: NDArray[np.float32] | None = None,
+    hidden_bias: NDArray[np.float32] | None = None,
+) -> NDArray[np.uint8]: ...
+def inspect_recurrent(packed: NDArray[np.uint8]) -> _RecurrentInspection: ...
+def unpack_recurrent(
+    packed: NDArray[np.uint8],
+) -> tuple[
+    NDArray[np.int8],
+    NDArray[np.float32],
+    NDArray[np.int8],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.float32],
+]: ...
+def pack_embedding(
+    data: NDArray[np.uint8], scale: NDArray[np.float32], dim: int, bits: int
+) -> NDArray[np.uint8]: ...
+def unpack_embedding(packed: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]: ...

@@ -19,7 +19,17 @@ from tersor.errors import NativeError
 
 MIN_TORCH = (2, 10)
 
-_OPS = ("linear_s8", "spmm_s8", "spmm_f32", "lowrank_f32", "lowrank_s8")
+_OPS = (
+    "linear_s8",
+    "spmm_s8",
+    "spmm_f32",
+    "lowrank_f32",
+    "lowrank_s8",
+    "linear_lut4",
+    "recurrent_s8",
+    "embedding_s8",
+    "embedding_bag_s8",
+)
 
 _REINSTALL = (
     "install tersor again for this Python: `pip install --force-reinstall tersor`, or `pip install .` in a checkout."

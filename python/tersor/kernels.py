@@ -29,6 +29,7 @@ from tersor.kernels_lowrank import (
     unpack_lowrank_f32,
     unpack_lowrank_s8,
 )
+from tersor.kernels_lut4 import gemm_lut4, inspect_lut4, linear_lut4, pack_lut4, unpack_lut4
 
 if TYPE_CHECKING:
     from tersor import _C
@@ -45,6 +46,7 @@ __all__ = [
     "cuda",
     "encoder_block",
     "encoder_block_times",
+    "gemm_lut4",
     "gemm_s8",
     "input_scale_lowrank_s8",
     "input_scale_s8",
@@ -52,16 +54,19 @@ __all__ = [
     "inspect_encoder_block",
     "inspect_lowrank_f32",
     "inspect_lowrank_s8",
+    "inspect_lut4",
     "inspect_s8",
     "inspect_sparse_f32",
     "inspect_sparse_s8",
     "int8_ceiling",
+    "linear_lut4",
     "linear_s8",
     "lowrank_f32",
     "lowrank_s8",
     "pack_encoder_block",
     "pack_lowrank_f32",
     "pack_lowrank_s8",
+    "pack_lut4",
     "pack_s8",
     "pack_sparse_f32",
     "pack_sparse_s8",
@@ -73,6 +78,7 @@ __all__ = [
     "threads",
     "unpack_lowrank_f32",
     "unpack_lowrank_s8",
+    "unpack_lut4",
     "unpack_s8",
     "unpack_sparse_f32",
     "unpack_sparse_s8",

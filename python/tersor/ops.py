@@ -30,6 +30,38 @@ Returns a contiguous tensor [..., out_features] of the dtype of x. Raises Runtim
 what was got. Runs on torch's own threads, at most as many as the process has CPUs.
 """
 
+LINEAR_LUT4: Final = torch.ops.tersor.linear_lut4.default
+"""linear_lut4(x, packed, bias, residual, out_features, activation, x_scale, x_zero_point) -> Tensor
+
+LINEAR_S8 with a code book weight (tersor.kernels.pack_lut4). Arguments, result and errors are those of LINEAR_S8.
+"""
+
+RECURRENT_S8: Final = torch.ops.tersor.recurrent_s8.default
+"""recurrent_s8(x, packed, offset, batch_sizes, state, cell, reverse) -> (Tensor, Tensor, Tensor)
+
+One direction of a GRU or LSTM on the CPU, in one native call without autograd.
+
+x: float32 [rows, input], the rows of step after step, as in PackedSequence.data.
+packed, offset: uint8 [bytes], and where in it the block of this layer and direction begins.
+batch_sizes: int64 [steps], as in PackedSequence.
+state, cell: float32 [batch, hidden], what the sequences begin with; for a GRU the cell is an empty tensor.
+reverse: 1 goes from the last step to the first.
+
+Returns the outputs [rows, hidden], the last state and the last cell, which is empty for a GRU.
+"""
+
+EMBEDDING_S8: Final = torch.ops.tersor.embedding_s8.default
+"""embedding_s8(indices, packed, dim) -> Tensor
+
+The rows of a packed embedding (tersor.nn.Int8Embedding) as float32 [count, dim]; indices int64 [count].
+"""
+
+EMBEDDING_BAG_S8: Final = torch.ops.tersor.embedding_bag_s8.default
+"""embedding_bag_s8(indices, packed, offsets, weights, dim, mode, padding) -> Tensor
+
+Sums (mode 0), means (1) or maxima (2) of rows, float32 [bags, dim]; offsets int64 [bags + 1] from 0 to count. `weights`
+float32 [count] of a sum, or empty; the index `padding` takes no part.
+"""
 
 SPMM_S8: Final = torch.ops.tersor.spmm_s8.default
 """spmm_s8(x, packed, bias, residual, out_features, activation, x_scale, x_zero_point) -> Tensor
@@ -111,6 +143,19 @@ def _linear_s8_fake(
     return _linear_fake("linear_s8", x, out_features)
 
 
+def _linear_lut4_fake(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    out_features: int,
+    activation: int,
+    x_scale: float,
+    x_zero_point: int,
+) -> Tensor:
+    return _linear_fake("linear_lut4", x, out_features)
+
+
 def _spmm_s8_fake(
     x: Tensor,
     packed: Tensor,
@@ -171,7 +216,31 @@ def _graph_s8_fake(
 torch.library.register_fake("tersor::graph_s8", _graph_s8_fake)
 torch.library.register_fake("tersor::encoder_block", _encoder_block_fake)
 torch.library.register_fake("tersor::linear_s8", _linear_s8_fake)
+torch.library.register_fake("tersor::linear_lut4", _linear_lut4_fake)
 torch.library.register_fake("tersor::spmm_s8", _spmm_s8_fake)
 torch.library.register_fake("tersor::spmm_f32", _spmm_f32_fake)
 torch.library.register_fake("tersor::lowrank_s8", _lowrank_s8_fake)
 torch.library.register_fake("tersor::lowrank_f32", _lowrank_f32_fake)
+
+
+def _recurrent_s8_fake(
+    x: Tensor, packed: Tensor, offset: int, batch_sizes: Tensor, state: Tensor, cell: Tensor, reverse: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty((x.shape[0], state.shape[1])), torch.empty_like(state), torch.empty_like(cell)
+
+
+torch.library.register_fake("tersor::recurrent_s8", _recurrent_s8_fake)
+
+
+def _embedding_s8_fake(indices: Tensor, packed: Tensor, dim: int) -> Tensor:
+    return packed.new_empty((indices.shape[0], dim), dtype=torch.float32)
+
+
+def _embedding_bag_s8_fake(
+    indices: Tensor, packed: Tensor, offsets: Tensor, weights: Tensor, dim: int, mode: int, padding: int
+) -> Tensor:
+    return packed.new_empty((offsets.shape[0] - 1, dim), dtype=torch.float32)
+
+
+torch.library.register_fake("tersor::embedding_s8", _embedding_s8_fake)
+torch.library.register_fake("tersor::embedding_bag_s8", _embedding_bag_s8_fake)

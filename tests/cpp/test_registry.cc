@@ -7,6 +7,9 @@
 
 #include "check.h"
 #include "core/registry.h"
+#include "kernels/embedding_api.h"
+#include "kernels/lut4_api.h"
+#include "kernels/recurrent_api.h"
 #include "ops/packed_s8.h"
 #include "ops/packed_spmm_f32.h"
 #include "ops/packed_spmm_s8.h"
@@ -130,6 +133,9 @@ TEST(NamesAreUniqueAndEndInTheirIsa) {
       const std::string tile = std::to_string(gemm.mr) + "x" + std::to_string(gemm.nr);
       CHECK_OR(own.back() == "gemm_f32_" + tile + "_" + set->name, "%s has a %s tile", gemm.id, tile.c_str());
     }
+    if (set->lut4 != nullptr) own.emplace_back(set->lut4->id);
+    if (set->recurrent != nullptr) own.emplace_back(set->recurrent->id);
+    if (set->embedding != nullptr) own.emplace_back(set->embedding->id);
     if (set->spmm_s8_rows != nullptr) own.emplace_back(set->spmm_s8_rows->id);
     if (set->conv_s8 != nullptr) own.emplace_back(set->conv_s8->id);
     if (set->depthwise_s8 != nullptr) own.emplace_back(set->depthwise_s8->id);

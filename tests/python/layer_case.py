@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from tersor.nn import REGISTRY, PackedLayer
+from tersor.nn.codebook_packed import unpack_codes
 from tersor.nn.float_linear import weight_matrix
 from tersor.nn.lowrank_layer import LowRankLayer
 from tersor.nn.packed_linear import PackedLinear
 from tersor.nn.sparse_layer import SparseLayer
 from tersor.nn.sparse_weight import expand
+from tersor.quantize.codebooks import decode
 
 SMOOTHED = " smoothed"
 CASES = [
@@ -58,6 +60,9 @@ def make_case(name: str) -> LayerCase:
 def stored_weight(layer: PackedLayer) -> tuple[Tensor, Tensor]:
     """What the canonical tensors hold: integers or floats [out, in], and what their rows are multiplied by."""
     canonical = layer.canonical_tensors()
+    if "weight_codes" in canonical:
+        weight = decode(unpack_codes(layer.packed)[0])
+        return weight, torch.ones(len(weight))
     weight = canonical.get("weight_q", canonical.get("weight_values"))
     if "weight_mask" in canonical:
         weight = expand(canonical["weight_mask"], weight, layer.grid)

@@ -15,6 +15,9 @@ const AttentionKernel& Attention();        // attention.cc
 const NormKernel& Norm();                  // norm.cc
 const GemmF32Kernel& GemmF32();            // gemm_f32.cc
 const ActivationKernel& ActivationNear();  // activation.cc
+const Lut4Kernel& Lut4();                  // lut4.cc
+const RecurrentKernel& RecurrentCells();   // recurrent.cc
+const EmbeddingKernel& Embedding();        // embedding.cc
 }  // namespace avx2
 
 const KernelSet& KernelSet_avx2() {
@@ -34,6 +37,9 @@ const KernelSet& KernelSet_avx2() {
     s.attention = &avx2::Attention();
     s.norm = &avx2::Norm();
     s.gemm_f32 = &avx2::GemmF32();
+    s.lut4 = &avx2::Lut4();
+    s.recurrent = &avx2::RecurrentCells();
+    s.embedding = &avx2::Embedding();
     return s;
   }();
   return set;

@@ -15,6 +15,9 @@ const AttentionKernel& Attention();        // attention.cc
 const NormKernel& Norm();                  // norm.cc
 const GemmF32Kernel& GemmF32();            // gemm_f32.cc
 const ActivationKernel& ActivationNear();  // activation.cc
+const Lut4Kernel& Lut4();                  // lut4.cc
+const RecurrentKernel& RecurrentCells();   // recurrent.cc
+const EmbeddingKernel& Embedding();        // embedding.cc
 }  // namespace avx512
 
 const KernelSet& KernelSet_avx512() {
@@ -34,6 +37,9 @@ const KernelSet& KernelSet_avx512() {
     s.attention = &avx512::Attention();
     s.norm = &avx512::Norm();
     s.gemm_f32 = &avx512::GemmF32();
+    s.lut4 = &avx512::Lut4();
+    s.recurrent = &avx512::RecurrentCells();
+    s.embedding = &avx512::Embedding();
     return s;
   }();
   return set;

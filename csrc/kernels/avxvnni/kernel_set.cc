@@ -7,6 +7,7 @@ const GemmS8Kernel& GemmS8();        // gemm_s8.cc
 const PeakKernel& Peak();            // peak.cc
 const SpmmS8Kernel& SpmmS8();        // spmm_s8.cc
 const AttentionKernel& Attention();  // attention.cc
+const Lut4Kernel& Lut4();            // lut4.cc
 }  // namespace TERSOR_ISA_NAME
 
 const KernelSet& TERSOR_JOIN(KernelSet_, TERSOR_ISA_NAME)() {
@@ -17,6 +18,7 @@ const KernelSet& TERSOR_JOIN(KernelSet_, TERSOR_ISA_NAME)() {
     s.peak = &TERSOR_ISA_NAME::Peak();
     s.spmm_s8 = &TERSOR_ISA_NAME::SpmmS8();
     s.attention = &TERSOR_ISA_NAME::Attention();
+    s.lut4 = &TERSOR_ISA_NAME::Lut4();
     return s;
   }();
   return set;

@@ -15,6 +15,9 @@ const AttentionKernel& Attention();        // attention.cc
 const NormKernel& Norm();                  // norm.cc
 const GemmF32Kernel& GemmF32();            // gemm_f32.cc
 const ActivationKernel& ActivationNear();  // activation.cc
+const Lut4Kernel& Lut4();                  // lut4.cc
+const RecurrentKernel& RecurrentCells();   // recurrent.cc
+const EmbeddingKernel& Embedding();        // embedding.cc
 }  // namespace neon_dotprod
 
 const KernelSet& KernelSet_neon_dotprod() {
@@ -34,6 +37,9 @@ const KernelSet& KernelSet_neon_dotprod() {
     s.attention = &neon_dotprod::Attention();
     s.norm = &neon_dotprod::Norm();
     s.gemm_f32 = &neon_dotprod::GemmF32();
+    s.lut4 = &neon_dotprod::Lut4();
+    s.recurrent = &neon_dotprod::RecurrentCells();
+    s.embedding = &neon_dotprod::Embedding();
     return s;
   }();
   return set;

@@ -15,6 +15,9 @@ const AttentionKernel& Attention();        // attention.cc
 const NormKernel& Norm();                  // norm.cc
 const GemmF32Kernel& GemmF32();            // gemm_f32.cc
 const ActivationKernel& ActivationNear();  // activation.cc
+const Lut4Kernel& Lut4();                  // lut4.cc
+const RecurrentKernel& RecurrentCells();   // recurrent.cc
+const EmbeddingKernel& Embedding();        // embedding.cc
 }  // namespace scalar
 
 const KernelSet& KernelSet_scalar() {
@@ -34,6 +37,9 @@ const KernelSet& KernelSet_scalar() {
     s.attention = &scalar::Attention();
     s.norm = &scalar::Norm();
     s.gemm_f32 = &scalar::GemmF32();
+    s.lut4 = &scalar::Lut4();
+    s.recurrent = &scalar::RecurrentCells();
+    s.embedding = &scalar::Embedding();
     return s;
   }();
   return set;

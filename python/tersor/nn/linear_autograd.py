@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from tersor.nn.codebook_packed import dequantize_codes
 from tersor.nn.lowrank_packed import dequantize_lowrank, widen_lowrank
 from tersor.nn.packed_weight import dequantize
 from tersor.nn.sparse_packed import dequantize_sparse, widen_sparse
-from tersor.ops import ACTIVATIONS, LINEAR_S8, LOWRANK_F32, LOWRANK_S8, SPMM_F32, SPMM_S8
+from tersor.ops import ACTIVATIONS, LINEAR_LUT4, LINEAR_S8, LOWRANK_F32, LOWRANK_S8, SPMM_F32, SPMM_S8
 
 
 def _spmm_f32(
@@ -35,6 +36,7 @@ def _lowrank_f32(
 
 LINEAR_OPS: Final[dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]]] = {
     "linear_s8": (LINEAR_S8, dequantize),
+    "linear_lut4": (LINEAR_LUT4, dequantize_codes),
     "spmm_s8": (SPMM_S8, dequantize_sparse),
     "spmm_f32": (_spmm_f32, widen_sparse),
     "lowrank_s8": (LOWRANK_S8, dequantize_lowrank),
