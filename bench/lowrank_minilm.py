@@ -67,6 +67,7 @@ def main(
     ratio: Annotated[list[float], typer.Option(help="Parts of the weights that may stay.")] = [0.9, 0.75, 0.6],  # noqa: B006
     texts: Annotated[int, typer.Option(help="Calibration texts.")] = 256,
     judged: Annotated[int, typer.Option(help="R8 texts to judge by, at most 1000.")] = 1000,
+    probed: Annotated[int, typer.Option(help="R8 texts to fit the probe to, at most 2000.")] = 2000,
     model: Annotated[Path | None, typer.Option(help="Folder of the model instead of the package's.")] = None,
     tokens: Annotated[Path | None, typer.Option(help="Keeps the tokenised texts (.npz).")] = None,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
@@ -77,7 +78,13 @@ def main(
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     float_model, task = prepare(model, tokens)
-    task = dataclasses.replace(task, r8_test=task.r8_test[:judged], r8_test_labels=task.r8_test_labels[:judged])
+    task = dataclasses.replace(
+        task,
+        r8_test=task.r8_test[:judged],
+        r8_test_labels=task.r8_test_labels[:judged],
+        r8_train=task.r8_train[:probed],
+        r8_train_labels=task.r8_train_labels[:probed],
+    )
     picked = task.recovery[:: max(len(task.recovery) // texts, 1)][:texts]
     batches = [{"input_ids": torch.from_numpy(text)[None]} for text in picked]
     judge = Judge(task, float_model, torch.device("cpu"))
@@ -86,6 +93,7 @@ def main(
         "device": cpu_model(),
         "texts": len(batches),
         "judged": judged,
+        "probed": probed,
         "float": judge(float_model),
         "rows": [],
     }

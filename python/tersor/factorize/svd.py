@@ -3,8 +3,8 @@
 Plain: the factors of rank r nearest to W in the Frobenius norm (Eckart and Young, 1936). Weighted: the factors that
 change the outputs least, in the mean square over calibration inputs. With the covariance S = L L^T of the inputs,
 E |W x - W' x|^2 = |(W - W') L|^2, so W L is cut and L taken out again (Wang et al., SVD-LLM, 2024, arXiv 2403.07378;
-Chen et al., DRONE, 2021). Here L is the symmetric root of S from its eigenvalues, and directions that no input has are
-left to the plain SVD, so that a singular S does no harm.
+Chen et al., DRONE, 2021). Here L is the symmetric root of S, to whose eigenvalues a thousandth of their mean is added:
+directions that no input has are then left to the plain SVD, and the factors stay small enough to be rounded.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_SMALLEST = 1e-7
-"""Eigenvalues of the covariance below this part of the largest one are raised to it."""
+_DAMPING = 1e-3
+"""What is added to the eigenvalues of the covariance, in units of their mean."""
 
 
 def truncated_svd(weight: Tensor, rank: int, covariance: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -63,9 +63,10 @@ def roots(covariance: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(torch.isfinite(wide).all()):
         raise ValueError("the covariance of the inputs holds NaN or infinity")
     values, vectors = torch.linalg.eigh((wide + wide.T) / 2)
-    most = float(values[-1])
-    if most <= 0:  # all inputs were 0: nothing to weigh by
+    values = values.clamp_min(0)
+    mean = float(values.mean())
+    if mean <= 0:  # all inputs were 0: nothing to weigh by
         eye = torch.eye(len(values), dtype=torch.float64)
         return eye, eye.clone()
-    scale = values.clamp_min(most * _SMALLEST).sqrt()
+    scale = (values + _DAMPING * mean).sqrt()
     return (vectors * scale) @ vectors.T, (vectors / scale) @ vectors.T
