@@ -191,9 +191,9 @@ struct Attention {
     tiles(std::integral_constant<int, 1>(), g);
   }
 
-  // Scores of a row, from sums to floats in place, in units of log2; returns the largest.
-  [[gnu::always_inline]] static float Scores(const tersor::AttentionArgs& g, int32_t row, int32_t* sums) {
-    float* s = reinterpret_cast<float*>(sums);
+  // Scores of a row, in units of log2; returns the largest.
+  [[gnu::always_inline]] static float Scores(const tersor::AttentionArgs& g, int32_t row, const int32_t* sums,
+                                             float* s) {
     const F q_scale = V::Set(g.q_scale[row]);
     F largest[kParts];
     for (int v = 0; v < kParts; ++v) largest[v] = V::Set(-__builtin_inff());
@@ -224,7 +224,7 @@ struct Attention {
   // weights = round(2^(s - max) * share), zero padded to 16; returns the sum of the powers.
   [[gnu::always_inline]] static float Weights(const tersor::AttentionArgs& g, float max, const float* s,
                                               int16_t* weights) {
-    const F shift = V::Set(max);
+    const F shift = V::Set(max == -__builtin_inff() ? 0.0f : max);
     F sums[kParts];
     for (int v = 0; v < kParts; ++v) sums[v] = V::Set(0.0f);
     for (int32_t j = 0; j < g.keys; j += 16) {
@@ -251,16 +251,16 @@ struct Attention {
     float correction, inverse;
   };
 
-  [[gnu::always_inline]] static RowState Softmax(const tersor::AttentionArgs& g, int32_t row, int32_t* sums,
-                                                 int16_t* weights) {
-    float max = Scores(g, row, sums);
+  [[gnu::always_inline]] static RowState Softmax(const tersor::AttentionArgs& g, int32_t row, const int32_t* sums,
+                                                 float* scores, int16_t* weights) {
+    float max = Scores(g, row, sums, scores);
     RowState state = {0.0f, 1.0f};
     if (!g.first) {
       const float before = g.max[row];
       max = before > max ? before : max;
       state.correction = Correction(before, max);
     }
-    float sum = Weights(g, max, reinterpret_cast<const float*>(sums), weights);
+    float sum = Weights(g, max, scores, weights);
     if (!g.first) sum = g.sum[row] * state.correction + sum;
     g.max[row] = max;
     g.sum[row] = sum;
@@ -287,11 +287,12 @@ struct Attention {
   static void AttendRows(const tersor::AttentionArgs& g, int32_t row) {
     constexpr int32_t kColumns = 128;  // of the second product, at a time
     alignas(64) int32_t sums[kR][kKeys];
+    alignas(64) float scores[kKeys];
     alignas(64) int16_t weights[kR][kKeys];
     const int32_t key_groups = (g.keys + 15) / 16, depth_groups = (g.depth + 15) / 16, pairs = (g.keys + 1) / 2;
     Multiply<kR>(g.q + row * g.ldq, g.ldq, g.key_panel, (g.depth + 1) / 2, key_groups, sums[0], kKeys);
     RowState states[kR];
-    for (int i = 0; i < kR; ++i) states[i] = Softmax(g, row + i, sums[i], weights[i]);
+    for (int i = 0; i < kR; ++i) states[i] = Softmax(g, row + i, sums[i], scores, weights[i]);
     for (int32_t c = 0; c < depth_groups; c += kColumns / 16) {
       const int32_t groups = depth_groups - c < kColumns / 16 ? depth_groups - c : kColumns / 16;
       Multiply<kR>(weights[0], kKeys, g.value_panel + c * int64_t{pairs} * kGroup, pairs, groups, sums[0], kKeys);

@@ -14,8 +14,8 @@
 namespace tersor {
 namespace {
 
-// Q, K and V of a group of sequences, unless one sequence alone is longer.
-constexpr int64_t kGroupBytes = int64_t{2} << 20;
+// Q, K and V of a group of sequences, unless one sequence alone is longer; below kScratchKeepBytes.
+constexpr int64_t kGroupBytes = int64_t{7} << 19;
 
 [[noreturn]] void Fail(const std::string& what) { throw Error("encoder_block: " + what); }
 

@@ -27,10 +27,10 @@ class EncoderBlockWorker {
   Rows Input(Range rows);
   void QuantizeQkv(Range rows);
   void ProjectStrip(Range rows);
+  void Fetch(Range rows);
   void FinishStrip(Range rows);
   void Attend(Range rows);
-  void Multiply(int product, int64_t rows, Rows x, const float* residual, int64_t ld_residual, Activation activation,
-                float* y);
+  void Multiply(int product, int64_t rows, Rows x, Rows residual, Activation activation, float* y);
   void Normalize(int norm, int64_t rows, Rows x, float* y);
   void WriteOutput(Range rows, const float* y);
 
@@ -38,15 +38,15 @@ class EncoderBlockWorker {
   const EncoderBlockArgs& args_;
   const PackedViewEncoderBlock& block_;
   Selection kernels_;  // of the products: what the activation gives is quantised at once
-  const int64_t hidden_, width_, ffn_, strip_, ld_context_;
+  const int64_t hidden_, width_, ffn_, strip_, ld_, ld_wide_, ld_context_;
   EncoderAttention attention_;
   double* const seconds_;
   int64_t sequence_ = 0;       // that of the next row
-  float* input_ = nullptr;     // [strip][hidden], rows of x as floats
-  float* normed_ = nullptr;    // [strip][hidden]
+  float* input_ = nullptr;     // [strip][ld], rows of x as floats
+  float* normed_ = nullptr;    // [strip][ld]
   float* context_ = nullptr;   // [strip][ld_context]
-  float* attended_ = nullptr;  // [strip][hidden]
-  float* wide_ = nullptr;      // [strip][max(3 width, ffn)]
+  float* attended_ = nullptr;  // [strip][ld]
+  float* wide_ = nullptr;      // [strip][ld_wide]
 };
 
 }  // namespace tersor

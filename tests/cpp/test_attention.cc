@@ -94,6 +94,19 @@ TEST(NotFinite) {
     }
 }
 
+// Keys that a bias of -infinity takes away, even all of the first block, weigh nothing.
+TEST(InfiniteBias) {
+  AttentionCase c(4, 200, 32, 11, true);
+  for (size_t j = 0; j < 200; ++j) {
+    c.bias[j] = j < 130 ? -1e30f : c.bias[j];
+    c.bias[200 + j] = j % 2 == 0 ? -1e30f : c.bias[200 + j];
+    c.bias[400 + j] = j > 0 ? -1e30f : c.bias[400 + j];
+  }
+  const std::vector<float> want = Attend(Scalar(), c);
+  for (float& b : c.bias) b = b == -1e30f ? -INFINITY : b;
+  ForEach([&](const AttentionKernel& kernel) { CHECK(Attend(kernel, c) == want); });
+}
+
 TEST(RowsOfInt16) {
   Random random(9);
   for (const int64_t n : {1, 7, 15, 16, 17, 31, 96, 384}) {

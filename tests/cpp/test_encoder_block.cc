@@ -151,8 +151,8 @@ TEST(PaddingAnywhere) {
 // More tokens than the scratch memory holds at a time.
 TEST(GroupsOfSequences) {
   const BlockCase c(Config(32, 8, 128, 16), 9);
-  Call call = Batch(c, 10, 50, 8);
-  call.keep.assign(500, 1);
+  Call call = Batch(c, 16, 50, 8);
+  call.keep.assign(800, 1);
   for (size_t i = 0; i < 120; ++i) call.keep[i + 20] = 0;
   CheckCall(c, call);
 }
