@@ -97,6 +97,7 @@ def compress(
     Raises:
         RecipeError: the recipe can't be applied as given, or in this order.
         PruneError: a prune step failed on its data.
+        DistillError, TrainError: a step that trains can't work with these models or data.
         SwapError: no layer could be compressed (the message says why for each), the model failed on the inputs
             (its exception is chained), or it can't be copied.
     """

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tersor import modules, observe
 from tersor.benchmark import interleave
 from tersor.energy import EnergyMeter
+from tersor.errors import SwapError
 from tersor.modules import accelerated_types
 from tersor.report import StepRow
 
@@ -64,10 +65,11 @@ def step_row(
     )
 
 
-def operations(model: nn.Module, inputs: Any, skipped: Mapping[nn.Module, float] = {}) -> int:
+def operations(model: nn.Module, inputs: Any, skipped: Mapping[nn.Module, float] = {}) -> int | None:
     """Floating-point operations (two for each multiplication with its addition) of one call.
 
     Products of matrices, convolutions and attention are counted; a low-rank or sparse layer of tersor for what it does.
+    None where the model does not bear torch's counter.
     """
     extra = 0.0
 
@@ -79,8 +81,11 @@ def operations(model: nn.Module, inputs: Any, skipped: Mapping[nn.Module, float]
             extra -= skipped[layer] * _of_linear(layer, x)
 
     watched = [module for module in model.modules() if isinstance(module, accelerated_types()) or module in skipped]
-    with observe.watching(watched, note), FlopCounterMode(display=False) as counter:
-        observe.run(model, inputs, "example_inputs")
+    try:
+        with observe.watching(watched, note), FlopCounterMode(display=False) as counter:
+            observe.run(model, inputs, "example_inputs")
+    except SwapError:  # the model runs on these inputs, but not under torch's counter
+        return None
     return int(counter.get_total_flops()) + round(extra)
 
 

@@ -14,6 +14,7 @@ from tersor.progress import working
 from tersor.prune import CRITERIA, Pruner, PruneResult, fit
 from tersor.prune.calibration import Loss
 from tersor.selection import choose, open_choices, require_any
+from tersor.training import unfrozen
 
 if TYPE_CHECKING:
     from tersor.pipeline import Run
@@ -50,8 +51,7 @@ def prune_model(run: Run, step: Prune) -> PruneResult:
         with working("pruning", shown=run.progress):
             loss = own_loss if needs == "gradients" else None
             return Pruner(model, **settings, loss=loss).finish()
-    frozen = _unfreeze_if_all_are_frozen(model)
-    try:
+    with unfrozen(model):
         return fit(
             model,
             train,
@@ -65,11 +65,6 @@ def prune_model(run: Run, step: Prune) -> PruneResult:
             state=run.state,
             **settings,
         )
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        for parameter in model.parameters():
-            parameter.grad = None
 
 
 def pruned_note(step: Prune, result: PruneResult) -> str:
@@ -141,12 +136,3 @@ def _distance(got: Tensor, expected: Tensor, keep: Tensor | None) -> Tensor:
 def _kept(batch: Any) -> Tensor | None:
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
-
-
-def _unfreeze_if_all_are_frozen(model: nn.Module) -> list[nn.Parameter]:
-    parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
-    if any(parameter.requires_grad for parameter in parameters):
-        return []
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    return parameters

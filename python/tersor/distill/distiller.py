@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -232,20 +231,3 @@ def _output(output: Any, side: str) -> Tensor:
     if found is None or found.dim() < 2:
         raise DistillError(f"the {side} returned no floating tensor [batch, ...]; a loss on features needs none")
     return found
-
-
-@contextlib.contextmanager
-def unfrozen(model: nn.Module) -> Iterator[None]:
-    """Train all parameters of a model none of which requires a gradient, as those of a loaded model may be; where some
-    do, they alone are trained. Afterwards the flags are as before and gradients are gone."""
-    floating = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
-    switched = [] if any(parameter.requires_grad for parameter in floating) else floating
-    try:
-        for parameter in switched:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter in switched:
-            parameter.requires_grad_(False)
-        for parameter in model.parameters():
-            parameter.grad = None

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from tersor.distill.distiller import Distiller, LossSpec, unfrozen
+from tersor.distill.distiller import Distiller, LossSpec
 from tersor.distill.pairing import Pairs
 from tersor.errors import DistillError, TrainError
-from tersor.training import Trained, randomness, train
+from tersor.training import Trained, randomness, train, unfrozen
 
 
 @dataclass(frozen=True)

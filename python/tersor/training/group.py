@@ -46,6 +46,8 @@ def launched(timeout: float = 600.0) -> Iterator[int]:
         yield rank()
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
     try:
         yield rank()
@@ -82,6 +84,20 @@ def joined(model: nn.Module, accumulate: int) -> Iterator[None]:
 
 def _lost(error: RuntimeError) -> bool:
     return isinstance(error, distributed.DistError) or "gloo" in str(error).lower() or "nccl" in str(error).lower()
+
+
+def check_same(step: int) -> None:
+    """Check that all processes go on from the same step.
+
+    Raises:
+        TrainError: some found a state file and some did not, say.
+    """
+    if size() == 1:
+        return
+    steps: list[Any] = [None] * size()
+    distributed.all_gather_object(steps, step)
+    if len(set(steps)) > 1:
+        raise TrainError(f"the processes stand at the steps {steps}; all of them have to see the same state file")
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import os
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from tersor.errors import TrainError
 from tersor.progress import track
 from tersor.training import group, randomness
+from tersor.training.modes import training_mode
 from tersor.training.rates import Curve, Rate
 from tersor.training.resume import Resumable
 from tersor.training.stopping import Stopping
@@ -110,7 +110,7 @@ def train(
 
     Raises:
         TrainError: a value out of range, a loader without length or batches, nothing to train, a loss that is NaN or
-            infinite, a state of another training, or another process of the group has gone.
+            infinite, a state of another training, or another process of the group has gone or stands elsewhere.
     """
     if not isinstance(loader, Sized) or len(loader) == 0:
         raise TrainError("the loader needs a length above zero; give a list or a DataLoader")
@@ -133,6 +133,7 @@ def train(
     with randomness.seeded(seed), group.joined(model, accumulate), training_mode(model):
         book = Resumable(state, save_seconds, model, trainer, companions, stopping, done, what)
         book.resume(loader)
+        group.check_same(len(done.losses))
         for epoch in range(book.epoch, epochs):
             if book.finished or stopping.over:
                 break
@@ -162,18 +163,6 @@ def _portions(
     shown = iter(track(batches, text, total=total - passed, shown=progress))
     while portion := list(itertools.islice(shown, size)):
         yield portion
-
-
-@contextlib.contextmanager
-def training_mode(model: nn.Module) -> Iterator[None]:
-    """Training mode while the block runs; afterwards every module's flag is as before."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.train()
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 class _OptimiserStep:
