@@ -71,7 +71,11 @@ class BlockTuner(Tuner):
             known = self._cached(name, shape)
             assert known is not None
             rows = shape[0] * shape[1]
-            linear[rows], floats[rows] = known
+            linear[rows], (float_us, own_us) = known
+            floats[rows] = (
+                float_us * linear[rows][1] / own_us,
+                linear[rows][1],
+            )  # on the scale of the first measurement
         gains = {rows: min(linear[rows][0] / linear[rows][1], floats[rows][0] / floats[rows][1]) for rows in linear}
         worst = min(gains, key=lambda rows: gains[rows])
         faster = gains[worst] >= 1 + MARGIN
