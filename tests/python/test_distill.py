@@ -182,6 +182,20 @@ def test_modes() -> None:
     teacher.train()
     moving(batch)
     assert teacher.dropout.training
+    student.train().dropout.eval()
+    assert Distiller(student, teacher, ["hidden"], batch).training
+    assert not student.dropout.training  # what the user set apart stays apart
+
+
+def test_half_precision() -> None:
+    student, teacher, batch = make(Texts, 2, 8).to(torch.bfloat16), make(Texts, 4, seed=1), texts(1)[0]
+    loss = Distiller(student, teacher, ["hint", "kl"], batch)(batch)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert bool(torch.isfinite(student.head.weight.grad).all())
+    spec = {"loss": "hint", "layers": {"0": "0"}}
+    with pytest.raises(DistillError, match="has no parameters"):
+        Distiller(nn.Sequential(nn.ReLU(), nn.ReLU()), nn.Sequential(nn.ReLU(), nn.ReLU()), [spec], torch.ones(2, 3))
 
 
 def test_fit_teaches_on_unlabelled_data_and_masks_live_on() -> None:

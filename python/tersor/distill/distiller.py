@@ -82,7 +82,9 @@ class Distiller(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._terms = [self._term(index, loss, made, example_inputs) for index, loss in enumerate(made)]
-        self.train(student.training)
+        self.training = student.training
+        if mode == "eval":
+            student.eval()
 
     @property
     def teacher(self) -> nn.Module:
@@ -141,7 +143,9 @@ class Distiller(nn.Module):
         pairs = pair(loss, self.student, self.teacher, ours, theirs)
         if len(pairs) < loss.least:
             raise DistillError(f"loss {key!r} needs {loss.least} pairs of layers, there is {pairs}")
-        device = next(self.student.parameters()).device
+        first = next(self.student.parameters(), None)
+        if first is None:
+            raise DistillError(f"the student, a {type(self.student).__name__}, has no parameters to train")
         for mine, other in pairs:
             reason = objection(loss, ours[mine], theirs[other])
             if reason is not None:
@@ -152,7 +156,9 @@ class Distiller(nn.Module):
             axis = channel_axis(len(ours[mine]))
             narrow, wide = ours[mine][axis], theirs[other][axis]
             if loss.projection == "always" or (loss.projection == "differ" and narrow != wide):
-                self.projections[_slot(key, mine, other)] = nn.Linear(narrow, wide, bias=False, device=device)
+                self.projections[_slot(key, mine, other)] = nn.Linear(
+                    narrow, wide, bias=False, device=first.device, dtype=first.dtype
+                )
         return _Term(key, loss, pairs)
 
     def _check_outputs(self, loss: DistillLoss, example: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -91,7 +92,7 @@ def _scatter(report: Report, times: Sequence[float | None]) -> str:
     points = [
         (time, row.metric, row.name)
         for time, row in zip(times, report.steps, strict=True)
-        if time is not None and row.metric is not None
+        if time is not None and row.metric is not None and math.isfinite(row.metric)
     ]
     if len(points) < 2:
         return ""
