@@ -108,7 +108,8 @@ TERSOR_INLINE typename V::F Gelu(typename V::F v) {
   return V::Add(V::Max(V::Set(-0.0f), v), V::Scale(V::Fma(h, s, h), e.n));
 }
 
-// v Phi(v) with Phi(v) = 1 / 2 + v h(v^2) on [-4.25, 4.25] and constant beyond, h of degree 8: off by at most 1.1e-5 |v|.
+// v Phi(v) with Phi(v) = 1 / 2 + v h(v^2) on [-4.25, 4.25] and constant beyond, h of degree 8: off by at most 1.1e-5
+// |v|.
 template <typename V>
 TERSOR_INLINE typename V::F NearGelu(typename V::F v, const float* h) {
   using F = typename V::F;

@@ -48,9 +48,7 @@ struct Pairs8 : Lanes8 {
   static F LoadBits(const int16_t* p) {
     return _mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  static void StoreBits(int16_t* p, F v) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_castps_si256(v));
-  }
+  static void StoreBits(int16_t* p, F v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_castps_si256(v)); }
   [[gnu::always_inline]] static void Transpose(F* v) { TransposeLanes(v); }
   static void Interleave(const int16_t* a, const int16_t* b, int16_t* p) {
     const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a));
