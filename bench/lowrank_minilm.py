@@ -27,6 +27,7 @@ from tersor.host import cpu_model
 from tersor.modules import replace
 from tersor.nn import LowRankInt8Linear
 
+METHODS = ("svd", "asvd", "asvd int8")
 COLUMNS = ("cosine_lee", "cosine_r8", "cosine_words", "lee", "wordsim", "r8")
 
 
@@ -71,7 +72,9 @@ def main(
     model: Annotated[Path | None, typer.Option(help="Folder of the model instead of the package's.")] = None,
     tokens: Annotated[Path | None, typer.Option(help="Keeps the tokenised texts (.npz).")] = None,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
-    out: Annotated[Path | None, typer.Option("--json", help="Results, written after every model.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--json", help="Results, written after every model; goes on with them.")
+    ] = None,
     png: Annotated[Path | None, typer.Option(help="Picture.")] = None,
 ) -> None:
     """Factorise MiniLM-L6 in several ways and print what is left of it."""
@@ -88,18 +91,25 @@ def main(
     picked = task.recovery[:: max(len(task.recovery) // texts, 1)][:texts]
     batches = [{"input_ids": torch.from_numpy(text)[None]} for text in picked]
     judge = Judge(task, float_model, torch.device("cpu"))
+    settings = {"texts": len(batches), "judged": judged, "probed": probed}
     result: dict[str, Any] = {
         "command": f"python bench/lowrank_minilm.py {' '.join(sys.argv[1:])}",
         "device": cpu_model(),
-        "texts": len(batches),
-        "judged": judged,
-        "probed": probed,
+        **settings,
         "float": judge(float_model),
         "rows": [],
     }
+    if out is not None and out.is_file():
+        found = json.loads(out.read_text())
+        if {key: found[key] for key in settings} != settings:
+            raise typer.BadParameter(f"{out} holds results of other settings")
+        result["rows"] = found["rows"]
+    known = {(row["method"], row["ratio"]) for row in result["rows"]}
     print(f"{'method':10} {'ratio':>6} {'left':>6} {'error':>6} {' '.join(f'{c:>12}' for c in COLUMNS)}")
     for part in ratio:
-        for method in ("svd", "asvd", "asvd int8"):
+        for method in METHODS:
+            if (method, part) in known:
+                continue
             started = time.perf_counter()
             made, sizes = factored(float_model, part, method.split()[0], batches)
             if "int8" in method:
@@ -114,7 +124,7 @@ def main(
             if out is not None:
                 out.write_text(json.dumps(result, indent=1) + "\n")
     if png is not None:
-        plot(result["rows"], png)
+        plot(sorted(result["rows"], key=lambda row: (METHODS.index(row["method"]), row["ratio"])), png)
 
 
 if __name__ == "__main__":
