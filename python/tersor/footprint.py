@@ -100,6 +100,8 @@ def _of_packed(layer: Any, x: Tensor, y: Tensor) -> float:
         for size in layer.kernel_size:
             kernel *= size
         return 2.0 * float(y.numel() * kernel)
+    if hasattr(layer, "operations"):
+        return float(layer.operations(x.shape[0], x.shape[1]))
     if not hasattr(layer, "in_features"):
         return 0.0
     rows, wide, tall = x.numel() // max(x.shape[-1], 1), layer.in_features, layer.out_features

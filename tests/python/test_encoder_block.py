@@ -251,6 +251,14 @@ def test_wrong_inputs_say_what_is_expected() -> None:
         EncoderBlock.from_float(PlainBlock(24, 3, 40), patterns={"q": "1x4"})
 
 
+def test_operations_are_those_of_the_definition() -> None:
+    block = EncoderBlock.from_float(PlainBlock(24, 3, 40))
+    linear = 2 * 3 * 5 * (4 * 24 * 24 + 2 * 24 * 40)
+    assert block.operations(3, 5) == linear + 3 * 2 * (2 * 5 * 5 * 24)
+    sparse = EncoderBlock.from_float(PlainBlock(24, 3, 40), patterns={"up": "1x4"})
+    assert sparse.operations(3, 5) == block.operations(3, 5)  # nothing of it is 0
+
+
 def test_registry_and_example() -> None:
     assert REGISTRY["encoder_block"] is EncoderBlock
     module, x = EncoderBlock.float_example()

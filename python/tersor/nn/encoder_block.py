@@ -221,6 +221,12 @@ class EncoderBlock(PackedLayer):
             for name, p in self._settings.products.items()
         )
 
+    def operations(self, batch: int, tokens: int) -> int:
+        """Operations on `batch` sequences of `tokens` tokens: two for each product of numbers with its addition."""
+        weights = sum(product.stored for product in self._settings.products.values())
+        attention = 2 * tokens * self._settings.heads * self._settings.head_dim  # q k^T and the mixing of v
+        return 2 * batch * tokens * (weights + attention)
+
     @property
     def extents(self) -> dict[str, tuple[int, int]]:
         """Outputs and inputs of the four products."""

@@ -36,6 +36,11 @@ class Product:
     pattern: str | None
     kept: int
 
+    @property
+    def stored(self) -> int:
+        """The number of weights that are stored."""
+        return self.n * self.k if self.pattern is None else self.kept * grid_of(self.pattern, self.n, self.k).area
+
     def expected(self, name: str) -> Expected:
         """Names, dtypes and shapes of its tensors."""
         tensors: Expected = {f"{name}.weight_scale": (torch.float32, (self.n,))}
