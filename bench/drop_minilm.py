@@ -33,7 +33,7 @@ def dropped(model: nn.Module, crops: recover.Crops, count: int, by: Any) -> tupl
     """A copy with fewer layers, the numbers of those that stay, and what was found."""
     small = copy.deepcopy(model)
     random = torch.Generator().manual_seed(1)
-    batches = [{"input_ids": crops.draw(64, 16, random)} for _ in range(8)]
+    batches = [{"input_ids": crops.draw(64, 16, random)} for _ in range(2)]
 
     def loss(changed: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         wanted, found = (recover.pool(each(**batch).last_hidden_state) for each in (model, changed))

@@ -84,12 +84,13 @@ def make(
     folder: Folder,
     network: Annotated[list[str], typer.Option(help="resnet, wide.")] = list(NETWORKS),  # noqa: B006
     epochs: Annotated[int, typer.Option(help="Of the float networks.")] = 4,
+    images: Annotated[int, typer.Option(help="Training images.")] = 60_000,
     device: Annotated[str, typer.Option(help="cpu, cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
 ) -> None:
     """Train the float networks."""
     torch.set_num_threads(threads)
-    data, test = read(FOLDER, torch.device(device), 60_000)
+    data, test = read(FOLDER, torch.device(device), images)
     folder.mkdir(parents=True, exist_ok=True)
     for name in network:
         torch.manual_seed(0)
@@ -160,20 +161,20 @@ def remove_channels(
 @app.command()
 def kernels(
     folder: Folder,
-    method: Annotated[list[str], typer.Option(help="Methods.")] = ["single", "stacked", "separable"],  # noqa: B006
+    method: Annotated[list[str], typer.Option(help="Methods.")] = ["cut", "single", "stacked", "separable"],  # noqa: B006
     fine: Annotated[int, typer.Option(help="Epochs of fine-tuning.")] = 1,
     images: Annotated[int, typer.Option(help="Training images of the fine-tuning.")] = 60_000,
     device: Annotated[str, typer.Option(help="Of the fine-tuning: cpu, cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
     out: Out = None,
 ) -> None:
-    """Shrink the 5x5 kernels of the other network; beside each fit, the kernel with its rim cut off."""
+    """Shrink the 5x5 kernels of the other network; `cut` is the rival: the kernel with its rim cut off."""
     torch.set_num_threads(threads)
     data, test = read(FOLDER, torch.device("cpu"), images)
     model = float_network(folder, "wide")
     rows: list[dict[str, Any]] = [{"method": "(float)", "accuracy": accuracy(model, test)}]
     print(rows[0], flush=True)
-    for name in ["cut", *method]:
+    for name in method:
         small = copy.deepcopy(model)
         errors = cut(small) if name == "cut" else fitted(small, list(torch.split(data[0][:512], 128)), name)
         row = {"method": name, "errors": errors, "parameters": sum(p.numel() for p in small.parameters())}

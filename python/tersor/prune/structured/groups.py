@@ -52,13 +52,14 @@ def find_groups(model: nn.Module, coupling: Coupling) -> tuple[list[Group], dict
             continue
         members[where] = free
         together.unite(np.full_like(free, free[0]), free)
+    heads = np.concatenate([np.zeros(0, dtype=np.int64), *map(ids.find, coupling.heads)])
     groups: dict[int, Group] = {}
     for where, free in members.items():
         key = int(together.find(free[:1])[0])
         layer = coupling.producers[where]
         units = free[np.sort(np.unique(free, return_index=True)[1])]
         width = int(np.unique(free, return_counts=True)[1].max())
-        kind = _kind(modules[layer], len(units), coupling.axes[where], modules)
+        kind = "heads" if np.isin(units, heads).any() else _kind(modules[layer])
         if key not in groups:
             groups[key] = Group(layer, (layer,), kind, units, width, [where])
             continue
@@ -79,14 +80,14 @@ def _in_order(modules: dict[str, nn.Module], coupling: Coupling) -> Sequence[Whe
     return sorted(coupling.producers, key=lambda where: (order[coupling.producers[where]], where[1]))
 
 
-def _kind(module: nn.Module, units: int, axis: Ids, modules: dict[str, nn.Module]) -> str:
+def _kind(module: nn.Module) -> str:
     if isinstance(module, nn.Embedding):
         return "width"
     if isinstance(module, nn.RNNBase):
         return "units"
     if isinstance(module, nn.modules.conv._ConvNd):
         return "channels"
-    return "neurons" if units == len(axis) else "heads"
+    return "neurons"
 
 
 def kept(coupling: Coupling, axis: Ids, removed: Ids) -> list[int]:

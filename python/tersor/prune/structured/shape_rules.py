@@ -140,6 +140,7 @@ def _distribute(tracer: Tracer, ids: Ids, new: list[int]) -> Axes:
         tracer.ids.unite(raw[:, 0], raw[:, place])
     result[cut] = raw[:, 0].copy()
     if len(varying) > 1:
+        tracer.coupling.heads.append(raw[:, 0].copy())
         tracer.note_attribute(TOTALS, len(ids), ids, levels=1)
     return result
 

@@ -58,6 +58,7 @@ class Coupling:
         axes: the numbers of every dimension of every parameter and buffer of more than one slice.
         producers: the dimensions that make an activation's axis, and the module each is of.
         consumers: those that are summed over.
+        heads: the axes that reshapes cut whole heads out of.
         attributes: the integers of modules that have to follow.
         products: the work, in order.
     """
@@ -66,6 +67,7 @@ class Coupling:
     axes: dict[Where, Ids] = field(default_factory=dict)
     producers: dict[Where, str] = field(default_factory=dict)
     consumers: dict[Where, str] = field(default_factory=dict)
+    heads: list[Ids] = field(default_factory=list)
     attributes: list[Attribute] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
 
