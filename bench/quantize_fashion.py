@@ -26,7 +26,7 @@ from tersor.host import cpu_model
 from tersor.quantize.qat import QAT, Scheme
 from tersor.training import train as train_loop
 
-WEIGHTS, INPUTS = (8, 4, 3, 2), (8, 4)
+WEIGHTS, INPUTS = (8, 4, 3), (8, 4)
 
 
 def scheme(weights: int, inputs: int) -> Scheme:
@@ -49,22 +49,22 @@ def plot(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    labels = sorted({row["weights"] for row in result["rows"]})
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     axes.axhline(100 * result["float"], color="0.4", linewidth=1, linestyle=":")
     axes.annotate(
         f"float {100 * result['float']:.1f} %",
-        (2, 100 * result["float"]),
-        (2, 3),
+        (0, 100 * result["float"]),
+        (0, 3),
         textcoords="offset points",
         color="0.35",
         fontsize=9,
     )
     for inputs, color in zip(INPUTS, ("#1f6f8b", "#d1495b"), strict=True):
         rows = sorted((row for row in result["rows"] if row["inputs"] == inputs), key=lambda row: row["weights"])
-        bits = [str(row["weights"]) for row in rows]
         for key, style, name in (("rounded", "--", "rounded"), ("trained", "-", "trained")):
             axes.plot(
-                range(2, 2 + len(bits)),
+                [labels.index(row["weights"]) for row in rows],
                 [100 * row[key] for row in rows],
                 style,
                 color=color,
@@ -72,14 +72,13 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 markersize=4,
                 label=f"{inputs}-bit inputs, {name}",
             )
-    labels = sorted({row["weights"] for row in result["rows"]})
-    axes.set_xticks(range(2, 2 + len(labels)), [str(label) for label in labels])
+    axes.set_xticks(range(len(labels)), [str(label) for label in labels])
     axes.set_xlabel("bits of a weight")
     axes.set_ylabel("accuracy on 10,000 test images, %")
     axes.set_title("Fashion-MNIST: rounding, and training with rounding", fontsize=11)
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     figure.savefig(path, dpi=150)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from tersor.benchmark import torch_threads
+from tersor.nn.codebook_linear import CodebookLinear
 from tersor.nn.float_linear import weight_matrix
-from tersor.nn.registry import REGISTRY
 from tersor.tune import BUCKETS, Tuner, Verdict, bucket_of, decide, describe_layer, float_copies, race
 
 
@@ -47,10 +46,7 @@ class CodesTuner(Tuner):
         buckets: Sequence[int],
     ) -> None:
         floats = float_copies(layer, dtype)
-        codebook: Any = REGISTRY.get("codebook_linear")
-        if codebook is None:
-            raise ValueError(f"no layer runs {bits}-bit codes")
-        packed = codebook.from_float(floats[0], bits=bits, group_size=group_size)
+        packed = CodebookLinear.from_float(floats[0], bits=bits, group_size=group_size)
         packs = [packed, *(copy.deepcopy(packed) for _ in floats[1:])]
         width = weight_matrix(layer).shape[1]
         for bucket in buckets:

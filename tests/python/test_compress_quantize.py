@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import tersor
 from tersor import CompressionResult, Recipe, RecipeError, steps
-from tersor.nn import Int8Linear
+from tersor.nn import CodebookLinear, Int8Linear
+from tersor.quantize.codebooks import CODEBOOKS, decode, make_codebook
 from tersor.quantize.observers import OBSERVERS, make_observer
 
 WIDTH = 48
@@ -151,3 +152,33 @@ def test_a_full_step_goes_through_toml() -> None:
     )
     recipe = Recipe([step])
     assert Recipe.from_toml_text(recipe.to_toml()) == recipe
+
+
+@pytest.mark.parametrize("codebook", sorted(CODEBOOKS))
+@pytest.mark.parametrize("group_size", [None, 32])
+def test_few_bits_run_in_layers_of_codes(codebook: str, group_size: int | None, tmp_path: Path) -> None:
+    data = batches()
+    settings: dict[str, Any] = {"weights": "int4", "codebook": codebook, "group_size": group_size, "smooth": 0}
+    result = run(**settings)
+    layer = result.model.first
+    assert isinstance(layer, CodebookLinear)
+    codes = make_codebook(codebook).fit(Net().first.weight, 4, group_size)
+    assert torch.equal(layer.weight, decode(codes))
+    assert result.report.totals.swapped == 3
+    assert f"weights: int4, {codebook}" in " ".join(result.report.notes)
+    tersor.save(result.model, tmp_path / "net.tersor")
+    again = tersor.load(tmp_path / "net.tersor", model=Net())
+    with torch.no_grad():
+        assert torch.equal(again(data[0]), result.model(data[0]))
+    better = run(data, **settings, corrections=["gptq"])
+    assert output_error(better.model, data) < output_error(result.model, data)
+
+
+def test_bits_on_average_differ_between_layers_and_keep_the_size() -> None:
+    data = batches(16)
+    result = run(data, smooth=0, average_bits=4.0, group_size=32)
+    layers = {name: getattr(result.model, name) for name in ("first", "second", "rare")}
+    assert all(isinstance(layer, CodebookLinear) for layer in layers.values())
+    sizes = {name: layer.in_features * layer.out_features for name, layer in layers.items()}
+    assert sum(layers[name].bits * size for name, size in sizes.items()) <= 4 * sum(sizes.values())
+    assert "bits per layer: " in " ".join(result.report.notes)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import tersor
 from tersor import SwapError
-from tersor.nn import Int8Conv2d, Int8Linear
+from tersor.nn import CodebookLinear, Int8Conv2d, Int8Linear
 from tersor.quantize.codebooks import CODEBOOKS, decode, make_codebook
 from tersor.quantize.qat import QAT, FakeInput, FakeWeight, QATConv2d, QATLinear, Scheme
 from tersor.quantize.qat.norms import conv_norm_pairs
@@ -127,6 +127,27 @@ def test_an_int8_layer_computes_what_was_trained(mode: str) -> None:
             bound += 0 if fake.bias is None else 2 * UNIT * fake.bias.abs()
         assert bool(((y - expected).abs() <= bound).all())
         x = torch.relu(expected)
+
+
+@pytest.mark.parametrize("group_size", [None, 32])
+def test_a_layer_of_codes_computes_what_was_trained(group_size: int | None) -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(70, 33)).eval()
+    x = torch.randn(11, 70)
+    qat = QAT(model, Scheme(4, "kmeans", group_size, "static"), calibration=[x])
+    qat.freeze_observers()
+    with torch.no_grad():
+        fake = copy.deepcopy(model)[0]
+        assert qat.finish().accelerated == ("0",)
+        assert isinstance(model[0], CodebookLinear)
+        weight = fake.fake_weight(fake.weight)
+        assert torch.equal(model[0].weight, weight)
+        y, expected = model(x), fake(x)
+        terms = fake.fake_input(x).abs() @ weight.abs().t()
+        # As for int8, and every group is scaled and added with a rounding of its own.
+        groups = 1 if group_size is None else 3
+        bound = UNIT * ((70 + 6 + 2 * groups) * terms + 4 * (expected.abs() + y.abs()) + 2 * fake.bias.abs())
+    assert bool(((y - expected).abs() <= bound).all())
 
 
 def test_layers_that_no_kernel_takes_become_float_with_a_reason() -> None:

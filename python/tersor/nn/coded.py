@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tersor.nn.codebook_linear import CodebookLinear
 from tersor.nn.float_linear import is_conv1d, weight_matrix
 from tersor.nn.int8_linear import Int8Linear
 from tersor.nn.packed_layer import DTYPE_NAMES
@@ -42,11 +43,7 @@ def layer_from_codes(
     base = _with_bias(module, bias)
     int8 = codes.bits == 8 and codes.scale.shape[1] == 1
     if not int8:
-        codebook: Any = REGISTRY.get("codebook_linear")
-        if codebook is None:
-            raise ValueError(f"no layer runs {codes.bits}-bit codes in groups of {codes.group_size}")
-        made: PackedLinear = codebook.from_codes(base, codes, **settings, input_scale=input_scale)
-        return made
+        return CodebookLinear.from_codes(base, codes, **settings, input_scale=input_scale)
     codes.check()
     kind = REGISTRY["int8_conv1d"] if is_conv1d(module) else Int8Linear
     reason = kind.reason_against(base)

@@ -23,7 +23,7 @@ class CodeBook(abc.ABC):
 
     name: ClassVar[str] = ""
     most_bits: ClassVar[int] = 8
-    ratios: ClassVar[tuple[float, ...]] = tuple(0.4 + 0.025 * step for step in range(25))  # 0.4 to 1
+    ratios: ClassVar[tuple[float, ...]] = tuple(0.4 + 0.05 * step for step in range(13))  # 0.4 to 1
 
     def fit(self, weight: Tensor, bits: int, group_size: int | None = None, importance: Tensor | None = None) -> Codes:
         """The codes of a weight, with table and scales that make its weighted squared error small.
