@@ -129,7 +129,9 @@ def mixed_batch(subject: Subject, share: float) -> dict[str, Any]:
     return inputs
 
 
-def measure(name: str, threads: int, rounds: int, force: bool, rivals: bool, mixed: bool, work: Path) -> dict[str, Any]:
+def measure(
+    name: str, threads: int, rounds: int, force: bool, rivals: bool, mixed: bool, work: Path, most: int
+) -> dict[str, Any]:
     """Milliseconds per (batch, tokens) and engine, and the mean cosine of each engine's embeddings to float."""
     import torch
 
@@ -144,7 +146,9 @@ def measure(name: str, threads: int, rounds: int, force: bool, rivals: bool, mix
         found, report = contestants(subject, threads, force, rivals, folder)
     rows = []
     workloads: list[tuple[str, dict[str, Any]]] = [
-        (f"{batch} x {tokens}", subject.batch(batch, tokens)) for batch, tokens in subject.shapes
+        (f"{batch} x {tokens}", subject.batch(batch, tokens))
+        for batch, tokens in subject.shapes
+        if batch * tokens <= most
     ]
     if mixed:
         workloads = [(f"32 x 128, {share:.0%} real", mixed_batch(subject, share)) for share in MIXED]
@@ -188,13 +192,14 @@ def main(
     force: Annotated[bool, typer.Option(help="swap every layer and block, whatever the tuner says")] = False,
     rivals: Annotated[bool, typer.Option(help="ONNX Runtime and OpenVINO, where they are installed")] = True,
     mixed: Annotated[bool, typer.Option(help="batches padded to their longest")] = False,
+    most: Annotated[int, typer.Option(help="leave out batches of more tokens")] = 4096,
     work: Annotated[Path | None, typer.Option(help="keep the rivals' files here")] = None,
     out: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
 ) -> None:
     """Times a transformer in float and in the int8 of several engines on this host."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(model, threads, rounds, force, rivals, mixed, work or Path(folder))
+        result = measure(model, threads, rounds, force, rivals, mixed, work or Path(folder), most)
     show(result)
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n")
