@@ -213,7 +213,8 @@ def test_a_float_state_dict_is_quantised_on_loading(case: LayerCase) -> None:
         with pytest.raises(RuntimeError, match="does not say how to smooth"):
             other.load_state_dict(module.state_dict())
         canonical = layer.canonical_tensors()
-        other.fill({**canonical, "weight_scale": 2 * canonical["weight_scale"]})
+        scale = next(key for key in canonical if key.startswith("weight") and key.endswith("_scale"))
+        other.fill({**canonical, scale: 2 * canonical[scale]})
     other.load_state_dict(module.state_dict())
     assert same(other, layer, x)
     if set(float_keys(layer)) & layer.state_dict().keys():
