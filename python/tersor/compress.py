@@ -16,6 +16,7 @@ from tersor import modules, observe
 from tersor.conversion import Conversion, convert_linear
 from tersor.errors import RecipeError, SwapError
 from tersor.lowrank_conversion import convert_factored
+from tersor.module_conversion import convert_embeddings, convert_recurrent
 from tersor.pipeline import Run
 from tersor.qat_conversion import convert_trained
 from tersor.quantize.diagnosis import can_judge, suggestions
@@ -32,7 +33,13 @@ LARGE_ERROR = 0.05
 SUGGESTIONS = 8
 """For how many layers it tries out what would help."""
 
-STAGES: tuple[Callable[[Conversion], None], ...] = (convert_linear, convert_factored, convert_trained)
+STAGES: tuple[Callable[[Conversion], None], ...] = (
+    convert_linear,
+    convert_factored,
+    convert_trained,
+    convert_recurrent,
+    convert_embeddings,
+)
 """What looks for layers to replace when the steps of the recipe that edit the model are done."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)

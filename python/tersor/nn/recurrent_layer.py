@@ -83,7 +83,9 @@ class RecurrentLayer(PackedLayer):
         first = next(module.parameters())
         layer = cls.from_config({**config, "dtype": DTYPE_NAMES[first.dtype]})
         tensors: dict[str, Tensor] = {}
-        for name, parameter in module.named_parameters(recurse=False):
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
             if name.startswith("weight"):
                 tensors[f"{name}_q"], tensors[f"{name}_scale"] = quantize_s8(parameter)
             else:

@@ -36,6 +36,8 @@ class Quantize(Step):
             layers whose error it reduces. They look at calibration data, else at the example inputs.
         average_bits: of the weights of all layers together; each layer then gets 2 to 8 bits, at most those of
             ``weights``, so that the sum of errors is small. None: all get those of ``weights``.
+        embeddings: 8 or 4: tables of ``nn.Embedding`` and ``nn.EmbeddingBag`` are kept in so many bits, with a scale
+            for each row, where looking them up is measured as fast; 0 leaves them as they are.
         samples: stop looking at calibration data after so many examples; None looks at all.
         blocks: run encoder blocks of known forms in one call each (tersor.nn.EncoderBlock), where that is faster still.
 
@@ -58,6 +60,7 @@ class Quantize(Step):
     corrections: Sequence[str] = ()
     average_bits: float | None = None
     samples: int | None = None
+    embeddings: int = dataclasses.field(default=0, metadata={"choices": (0, 4, 8)})
     blocks: bool = dataclasses.field(default=True, metadata={"choices": (True, False)})
 
     def __post_init__(self) -> None:
