@@ -2,8 +2,8 @@
 
     python bench/lut4_beside.py --json out.json
 
-Engines take turns call by call. A busy host slows calls at random, so the fastest twentieth of the calls counts. One row
-of the int8 weight runs at the speed of memory (docs/kernels.md): its gigabytes a second are the ceiling of the others.
+Engines take turns call by call. A busy host slows calls at random, so the fastest twentieth of the calls counts. One
+row of a large int8 weight runs at the speed of memory (docs/kernels.md): its gigabytes a second are the ceiling.
 """
 
 from __future__ import annotations
