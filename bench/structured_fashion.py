@@ -279,7 +279,7 @@ def plot(
         axis.set_xlim(0, 1.05)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("accuracy on Fashion-MNIST")
-    axes[1].legend(loc="lower right", fontsize=8)
+    axes[1].legend(loc="center right", fontsize=8)
     figure.savefig(out, dpi=110)
 
 
