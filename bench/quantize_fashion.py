@@ -54,7 +54,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.axhline(100 * result["float"], color="0.4", linewidth=1, linestyle=":")
     axes.annotate(
         f"float {100 * result['float']:.1f} %",
-        (0, 100 * result["float"]),
+        (len(labels) - 2 + 0.5, 100 * result["float"]),
         (0, 3),
         textcoords="offset points",
         color="0.35",
