@@ -137,8 +137,12 @@ PackedLayoutLut4 LayoutLut4(const Lut4Spec& spec) {
 }
 
 Lut4Panel PackedViewLut4::Args(int64_t panel) const {
-  return {static_cast<int32_t>(spec.k), layout.depth, static_cast<int32_t>(layout.parts), layout.tables,
-          static_cast<int64_t>(layout.part_bytes), Panel(panel)};
+  return {static_cast<int32_t>(spec.k),
+          layout.depth,
+          static_cast<int32_t>(layout.parts),
+          layout.tables,
+          static_cast<int64_t>(layout.part_bytes),
+          Panel(panel)};
 }
 
 PackedViewLut4 ViewPackedLut4(const void* packed, size_t packed_bytes) {

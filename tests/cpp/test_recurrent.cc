@@ -1,5 +1,4 @@
-// Cells of recurrent layers: errors of sigmoid and tanh, equal bits on every instruction set, and the layer against its
-// definition: linear_s8 for the gates, then the cell.
+// Recurrent layers: errors of sigmoid and tanh, equal bits on every instruction set, and the layer by definition.
 #include <algorithm>
 #include <cmath>
 #include <vector>
