@@ -16,7 +16,7 @@ from tersor.quantize.qat import QAT, QATLinear, Scheme
 from tersor.quantize.qat.trainer import final_layer
 from tersor.selection import Choice
 from tersor.swap import layer_row
-from tersor.training import train
+from tersor.training import train, unfrozen
 from tersor.tune import Tuner
 
 if TYPE_CHECKING:
@@ -35,38 +35,32 @@ def train_quantized(run: Run, step: QATStep) -> None:
     data = run.train
     if data is None or not isinstance(data, Sized):
         raise RecipeError("the step 'qat' trains: pass train=batches, a list or a DataLoader")
-    frozen = [] if any(p.requires_grad for p in run.model.parameters()) else list(run.model.parameters())
-    for parameter in frozen:
-        parameter.requires_grad_(parameter.is_floating_point())
     calibration = run.calibration if run.calibration is not None and step.activations == "static" else ()
     scheme = Scheme(
         step.bits, step.codebook, step.group_size, step.activations, 8, step.observer, step.steps == "learned"
     )
-    qat = QAT(
-        run.model,
-        scheme,
-        steps=len(data) * step.epochs,
-        observe=step.observe,
-        norms=step.norms,
-        include=run.include,
-        exclude=run.exclude,
-        calibration=calibration,
-    )
-    done = train(
-        run.model,
-        data,
-        own_loss if step.loss == "model" else match(run.teacher),
-        epochs=step.epochs,
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=step.learning_rate, weight_decay=0.0),
-        rate="cosine",
-        companions=[qat],
-        text="training with rounding",
-        progress=run.progress,
-    )
-    for parameter in run.model.parameters():
-        parameter.grad = None
-    for parameter in frozen:
-        parameter.requires_grad_(False)
+    with unfrozen(run.model):
+        qat = QAT(
+            run.model,
+            scheme,
+            steps=len(data) * step.epochs,
+            observe=step.observe,
+            norms=step.norms,
+            include=run.include,
+            exclude=run.exclude,
+            calibration=calibration,
+        )
+        done = train(
+            run.model,
+            data,
+            own_loss if step.loss == "model" else match(run.teacher),
+            epochs=step.epochs,
+            optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=step.learning_rate, weight_decay=0.0),
+            rate="cosine",
+            companions=[qat],
+            text="training with rounding",
+            progress=run.progress,
+        )
     floats = qat.finish_convolutions(accelerate=run.force)
     linear = sum(isinstance(layer, QATLinear) for layer in qat.layers.values())
     others = len(qat.layers) - linear
