@@ -88,7 +88,7 @@ def plot(rows: dict[str, list[float]], float_accuracy: float, path: Path) -> Non
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.set_xlabel("accuracy on the test images, %; diamonds: means")
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="center right", bbox_to_anchor=(0.97, 0.5), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 
