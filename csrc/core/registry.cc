@@ -92,6 +92,7 @@ Selection Select(size_t count) {
   s.spmm_s8_rows = Best(&KernelSet::spmm_s8_rows, count);
   s.conv_s8 = Best(&KernelSet::conv_s8, count);
   s.depthwise_s8 = Best(&KernelSet::depthwise_s8, count);
+  s.gemm_bytes_s8 = Best(&KernelSet::gemm_bytes_s8, count);
   s.attention = Best(&KernelSet::attention, count);
   s.norm = Best(&KernelSet::norm, count);
   s.gemm_f32 = Best(&KernelSet::gemm_f32, count);

@@ -22,6 +22,7 @@ struct Selection {
   const SpmmS8RowsKernel* spmm_s8_rows;  // or null
   const ConvS8Kernel* conv_s8;
   const DepthwiseS8Kernel* depthwise_s8;
+  const GemmBytesS8Kernel* gemm_bytes_s8;  // or null
   const AttentionKernel* attention;
   const NormKernel* norm;
   const GemmF32Kernel* gemm_f32;

@@ -208,12 +208,20 @@ struct FinishS8Args {
 
   // Exactly one of the two outputs is set.
   float* y_f32;  // [m][n], row stride ldy
-  uint8_t* y;    // the same: clamp(round_half_even(value * inv_scale), -zero, 255 - zero) + zero; 0 for NaN
+  uint8_t* y;    // the same: clamp(round_half_even(value * inv_scale), -zero, 255 - zero) + zero; any byte for NaN
   int64_t ldy;
   float inv_scale;
   int32_t zero;
   // value = act(float(acc - offset) * scale + bias (+ float(residual - residual_zero) * residual_scale)), each step
   // rounded once.
+};
+
+// A tile of a matrix kernel whose sums become bytes without being written.
+struct GemmBytesS8Kernel {
+  const char* id;    // gemm_bytes_s8_<mr>x<nr>_<isa>
+  const char* gemm;  // the kernel whose panels it reads
+  // m <= mr, n <= nr. Neither output of `args` is used, nor m, n, acc and y_f32 of `finish`; no hard_swish.
+  void (*tile)(const GemmS8Args& args, const FinishS8Args& finish);
 };
 
 struct ConvS8Kernel {
@@ -322,8 +330,8 @@ struct Lut4Kernel;       // lut4_api.h
 struct RecurrentKernel;  // recurrent_api.h
 struct EmbeddingKernel;  // embedding_api.h
 
-// Everything one ISA offers. A null member means "use the next set down". scalar has no null member but spmm_s8_rows:
-// where no set has that one, spmm_s8 serves few rows too.
+// Everything one ISA offers. A null member means "use the next set down". scalar has no null member but spmm_s8_rows
+// and gemm_bytes_s8: where no set has that one, spmm_s8 serves few rows too.
 struct KernelSet {
   const char* name;
   const QuantizeKernel* quantize;
@@ -337,6 +345,7 @@ struct KernelSet {
   const SpmmS8RowsKernel* spmm_s8_rows;
   const ConvS8Kernel* conv_s8;
   const DepthwiseS8Kernel* depthwise_s8;
+  const GemmBytesS8Kernel* gemm_bytes_s8;
   const AttentionKernel* attention;
   const NormKernel* norm;
   const GemmF32Kernel* gemm_f32;

@@ -43,13 +43,20 @@ ConvGemmWorker::ConvGemmWorker(const ConvJob& job, Range pixels, Range columns)
   const ConvShape& s = shape_;
   direct_ = s.kernel_h * s.kernel_w == 1 && s.stride_h == 1 && s.stride_w == 1 && s.groups == 1 && k_pad_ == depth_ &&
             s.pad_top + s.pad_left + s.pad_bottom + s.pad_right == 0;
-  few_ = pixels.count() <= kernel.row_limit;
+  bytes_ = BytesKernel();
+  few_ = bytes_ == nullptr && pixels.count() <= kernel.row_limit;
   // Gathered rows are an odd number of cache lines apart: those of a tile never fall into the same few cache sets.
   lda_ = direct_ ? depth_ : ((k_pad_ + 63) / 64 | 1) * 64;
   const int64_t mr = kernel.mr, tiles = CeilDiv(pixels.count(), mr);
   const int64_t blocks = CeilDiv(tiles, std::max<int64_t>(kBlockBytes / (lda_ * mr), 1));
   block_pixels_ = std::min(CeilDiv(tiles, blocks) * mr, pixels.count());
   acc_columns_ = few_ ? RoundUp(columns.count(), kernel.nr) : kernel.nr;
+}
+
+const GemmBytesS8Kernel* ConvGemmWorker::BytesKernel() const {
+  const GemmBytesS8Kernel* kernel = job_.kernels.gemm_bytes_s8;
+  if (kernel == nullptr || !Finisher::ClampsBytes(job_.Output())) return nullptr;
+  return std::strcmp(kernel->gemm, first_.kernel->id) == 0 ? kernel : nullptr;
 }
 
 size_t ConvGemmWorker::ScratchBytes() const {
@@ -106,6 +113,10 @@ void ConvGemmWorker::RunBlock(const PackedViewS8& matrix, int64_t group, Range b
       const Range tile = tiles[t];
       g.m = static_cast<int32_t>(tile.count());
       g.a = a + tile.begin * lda_;
+      if (bytes_ != nullptr) {
+        bytes_->tile(g, finisher.Args(block.begin + tile.begin, group * matrix.n + column, column - columns_.begin));
+        continue;
+      }
       (few_ ? kernel.rows : kernel.tile)(g);
       finisher.Run(acc_, acc_columns_, g.m, g.n, block.begin + tile.begin, group * matrix.n + column,
                    column - columns_.begin);
@@ -116,16 +127,48 @@ void ConvGemmWorker::RunBlock(const PackedViewS8& matrix, int64_t group, Range b
 void ConvGemmWorker::Gather(int64_t group, Range pixels) {
   const int64_t image_pixels = job_.out_h * job_.out_w, channels = shape_.in_channels;
   const int64_t image_bytes = job_.args.height * job_.args.width * channels;
-  int64_t image = pixels.begin / image_pixels, y = pixels.begin % image_pixels / job_.out_w;
-  int64_t x = pixels.begin % job_.out_w;
-  const uint8_t* source = job_.args.x + image * image_bytes + group * (channels / shape_.groups);
-  for (int64_t i = 0; i < pixels.count(); ++i) {
-    GatherPixel(source, y * shape_.stride_h - shape_.pad_top, x * shape_.stride_w - shape_.pad_left, rows_ + i * lda_);
-    if (++x < job_.out_w) continue;
-    x = 0;
-    if (++y < job_.out_h) continue;
-    y = 0;
-    source += image_bytes;
+  const int64_t first = group * (channels / shape_.groups);
+  uint8_t* to = rows_;
+  for (int64_t pixel = pixels.begin; pixel < pixels.end;) {
+    const int64_t image = pixel / image_pixels, y = pixel % image_pixels / job_.out_w, x = pixel % job_.out_w;
+    const int64_t count = std::min(job_.out_w - x, pixels.end - pixel);
+    GatherRow(job_.args.x + image * image_bytes + first, y, {x, x + count}, image + 1 == job_.args.batch, to);
+    pixel += count;
+    to += count * lda_;
+  }
+}
+
+// Pixels x of output row y. Where the taps of a row are one run of bytes inside the input, one row of the filter at a
+// time. Up to 16 bytes are copied in one go: what follows the run is overwritten by the next one or meets zero weights,
+// and lies in the input, except in the last row of the last image.
+void ConvGemmWorker::GatherRow(const uint8_t* image, int64_t y, Range x, bool last, uint8_t* to) const {
+  const ConvShape& s = shape_;
+  const int64_t channels = s.in_channels, width = job_.args.width, height = job_.args.height;
+  const int64_t top = y * s.stride_h - s.pad_top, run = s.kernel_w * channels;
+  Range inside{x.begin, x.begin};
+  if (s.dilation_w == 1 && s.groups == 1) {
+    inside.begin = std::clamp(CeilDiv(s.pad_left, s.stride_w), x.begin, x.end);
+    const int64_t room = width - s.kernel_w + s.pad_left;  // of the first tap's place, counted from -pad_left
+    inside.end = room < 0 ? inside.begin : std::clamp(room / s.stride_w + 1, inside.begin, x.end);
+  }
+  for (int64_t i = x.begin; i < x.end; ++i)
+    if (i < inside.begin || i >= inside.end)
+      GatherPixel(image, top, i * s.stride_w - s.pad_left, to + (i - x.begin) * lda_);
+  for (int64_t ky = 0; ky < s.kernel_h; ++ky) {
+    const int64_t iy = top + ky * s.dilation_h, step = s.stride_w * channels;
+    uint8_t* row = to + (inside.begin - x.begin) * lda_ + ky * run;
+    if (iy < 0 || iy >= height) {
+      for (int64_t i = inside.begin; i < inside.end; ++i, row += lda_)
+        std::memset(row, job_.args.x_as.zero_point, static_cast<size_t>(run));
+      continue;
+    }
+    const uint8_t* from = image + (iy * width + inside.begin * s.stride_w - s.pad_left) * channels;
+    const bool whole = run <= 16 && ky * run + 16 <= lda_ && width * channels >= 16 && !(last && iy + 1 == height);
+    for (int64_t i = inside.begin; i < inside.end; ++i, row += lda_, from += step)
+      if (whole)
+        std::memcpy(row, from, 16);
+      else
+        CopyRun(row, from, run);
   }
 }
 

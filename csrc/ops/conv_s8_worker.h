@@ -30,9 +30,11 @@ class ConvGemmWorker {
   void Run(Scratch& scratch);
 
  private:
+  const GemmBytesS8Kernel* BytesKernel() const;
   void RunGroup(const PackedViewS8& matrix, int64_t group, const Finisher& finisher);
   void RunBlock(const PackedViewS8& matrix, int64_t group, Range block, const Finisher& finisher);
   void Gather(int64_t group, Range pixels);
+  void GatherRow(const uint8_t* image, int64_t y, Range x, bool last, uint8_t* to) const;
   void GatherPixel(const uint8_t* image, int64_t y, int64_t x, uint8_t* to) const;
 
   const ConvJob& job_;
@@ -41,8 +43,9 @@ class ConvGemmWorker {
   PackedViewS8 first_;
   int64_t depth_, k_pad_, lda_, block_pixels_, acc_columns_;
   bool direct_, few_;
-  uint8_t* rows_ = nullptr;  // [block_pixels][lda]
-  int32_t* acc_ = nullptr;   // [mr or row_limit][acc_columns]
+  const GemmBytesS8Kernel* bytes_;  // or null: sums are written, then finished
+  uint8_t* rows_ = nullptr;         // [block_pixels][lda]
+  int32_t* acc_ = nullptr;          // [mr or row_limit][acc_columns]
 };
 
 // A depthwise filter over rows of output pixels. The rows of x that a filter meets lie in a ring, padded at both ends.

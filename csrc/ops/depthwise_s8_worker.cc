@@ -55,7 +55,7 @@ void DepthwiseWorker::Run(Scratch& scratch) {
   }
 
   const DepthwiseS8Kernel& kernel = *weight.depthwise;
-  const bool finished = kernel.row_bytes != nullptr && finisher.plain_bytes();
+  const bool finished = kernel.row_bytes != nullptr && finisher.clamps_bytes() && !finisher.adds();
   DepthwiseS8Args g{};
   g.kernel_h = static_cast<int32_t>(s.kernel_h);
   g.kernel_w = static_cast<int32_t>(s.kernel_w);

@@ -60,9 +60,10 @@ FinishS8Args Finisher::Args(int64_t pixel, int64_t channel, int64_t constant) co
   return g;
 }
 
-bool Finisher::plain_bytes() const {
-  return output_.y != nullptr && output_.residual == nullptr && !slow_ &&
-         output_.activation != ConvActivation::kHardSwish;
+bool Finisher::ClampsBytes(const FinishOutput& output) {
+  const ConvActivation act = output.activation;
+  return output.y != nullptr &&
+         (act == ConvActivation::kNone || act == ConvActivation::kRelu || act == ConvActivation::kRelu6);
 }
 
 void Finisher::Run(const int32_t* acc, int64_t ld_acc, int32_t pixels, int32_t channels, int64_t pixel, int64_t channel,

@@ -33,8 +33,10 @@ class Finisher {
 
   // Everything but m, n and acc.
   FinishS8Args Args(int64_t pixel, int64_t channel, int64_t constant) const;
-  // Whether the result is bytes, and needs no residual and no activation but a clamp.
-  bool plain_bytes() const;
+  // Whether the result is bytes, and needs no activation but a clamp.
+  static bool ClampsBytes(const FinishOutput& output);
+  bool clamps_bytes() const { return ClampsBytes(output_); }
+  bool adds() const { return output_.residual != nullptr; }
 
   // Sums [pixels][channels], row stride ld_acc, of the pixels and channels that begin at (pixel, channel) of y;
   // `constant` is where the constants of `channel` lie.

@@ -85,7 +85,8 @@ Plan MakePlan(const PackedGraphView& graph, int64_t height, int64_t width) {
   constexpr int64_t kMost = int64_t{1} << 24;
   if (height < 1 || width < 1 || height > kMost || width > kMost ||
       graph.header->channels * height > (int64_t{1} << 40) / width)
-    throw Error("graph_s8: expected pictures of at least one pixel, got " + std::to_string(height) + " x " + std::to_string(width));
+    throw Error("graph_s8: expected pictures of at least one pixel, got " + std::to_string(height) + " x " +
+                std::to_string(width));
   Plan plan;
   plan.values.push_back({graph.header->channels, height, width, 0, -1});
   for (int64_t i = 0; i < graph.nodes(); ++i) {

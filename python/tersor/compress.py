@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tersor import modules, observe
 from tersor.conversion import Conversion, convert_linear
+from tersor.convolutions import convert_convolutions
 from tersor.errors import RecipeError, SwapError
 from tersor.lowrank_conversion import convert_factored
 from tersor.module_conversion import convert_embeddings, convert_recurrent
@@ -34,6 +35,7 @@ SUGGESTIONS = 8
 """For how many layers it tries out what would help."""
 
 STAGES: tuple[Callable[[Conversion], None], ...] = (
+    convert_convolutions,
     convert_linear,
     convert_factored,
     convert_trained,
@@ -149,7 +151,11 @@ def _convert(run: Run, recipe: Recipe) -> Conversion:
     conversion = Conversion(run, quantize, pruned[-1] if pruned else None)
     for stage in STAGES:
         stage(conversion)
-    if not conversion.replacements and not any(step.edits and step.lasting for step in recipe.steps):
+    if (
+        not conversion.replacements
+        and not conversion.graphs
+        and not any(step.edits and step.lasting for step in recipe.steps)
+    ):
         raise SwapError(why_none(conversion.choices))
     return conversion
 

@@ -30,6 +30,7 @@ class Conversion:
         names: float layer -> its qualified names, of all that are replaced.
         rows: float layer -> its row in the report, of all that were looked at.
         choices: what was decided about linear layers.
+        graphs: how many int8 graphs stand for convolutions; they are in the model already.
     """
 
     run: Run
@@ -39,6 +40,7 @@ class Conversion:
     names: dict[nn.Module, tuple[str, ...]] = field(default_factory=dict)
     rows: dict[nn.Module, LayerRow] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
+    graphs: int = 0
 
     def row_of(self, choice: Choice) -> LayerRow:
         """The row of a choice about a linear layer."""

@@ -139,6 +139,7 @@ TEST(NamesAreUniqueAndEndInTheirIsa) {
     if (set->spmm_s8_rows != nullptr) own.emplace_back(set->spmm_s8_rows->id);
     if (set->conv_s8 != nullptr) own.emplace_back(set->conv_s8->id);
     if (set->depthwise_s8 != nullptr) own.emplace_back(set->depthwise_s8->id);
+    if (set->gemm_bytes_s8 != nullptr) own.emplace_back(set->gemm_bytes_s8->id);
     for (const std::string& id : own) {
       CHECK_OR(EndsWith(id, std::string("_") + set->name), "%s in set %s", id.c_str(), set->name);
       CHECK_OR(ids.insert(id).second, "%s twice", id.c_str());

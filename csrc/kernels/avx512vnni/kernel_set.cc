@@ -6,6 +6,7 @@ const GemmS8Kernel& GemmS8();            // gemm_s8.cc
 const PeakKernel& Peak();                // peak.cc
 const SpmmS8Kernel& SpmmS8();            // spmm_s8.cc
 const AttentionKernel& Attention();      // attention.cc
+const GemmBytesS8Kernel& GemmBytesS8();  // gemm_bytes_s8.cc
 const DepthwiseS8Kernel& DepthwiseS8();  // depthwise_s8.cc
 const Lut4Kernel& Lut4();                // lut4.cc
 }  // namespace avx512vnni
@@ -18,6 +19,7 @@ const KernelSet& KernelSet_avx512vnni() {
     s.peak = &avx512vnni::Peak();
     s.spmm_s8 = &avx512vnni::SpmmS8();
     s.attention = &avx512vnni::Attention();
+    s.gemm_bytes_s8 = &avx512vnni::GemmBytesS8();
     s.depthwise_s8 = &avx512vnni::DepthwiseS8();
     s.lut4 = &avx512vnni::Lut4();
     return s;

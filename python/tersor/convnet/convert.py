@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tersor import observe
+from tersor.convnet.judge import compare, float_part
 from tersor.convnet.network import EDIT
 from tersor.convnet.segments import Quantization, Segment, find_segments, graph_of
 from tersor.convnet.trace import Watched, trace
@@ -19,6 +20,27 @@ from tersor.nn.int8_graph import Int8Graph
 from tersor.progress import track
 from tersor.quantize.observers import Observer, make_observer
 from tersor.structure import edit
+from tersor.tune import Verdict
+
+
+@dataclass
+class Graph:
+    """An int8 graph and what it stands for.
+
+    Attributes:
+        name: its qualified name in the model; "" where it was not taken.
+        verdict: the measured times; None where nothing was measured.
+    """
+
+    segment: Segment
+    graph: Int8Graph
+    name: str = ""
+    verdict: Verdict | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Whether it runs in place of the float operations."""
+        return self.verdict is None or self.verdict.faster
 
 
 @dataclass
@@ -27,7 +49,10 @@ class Part:
 
     Attributes:
         path: its qualified name, "" for the model.
-        calls: the inputs that a sample of the calibration data brought to it, a few of them.
+        shapes, samples: what flowed through it in the first batch; samples are what graphs would be given.
+        units: its operations, fused.
+        segments: which of them become graphs; `graphs` are those.
+        ranges: scale and zero point of what becomes bytes.
     """
 
     path: str
@@ -36,11 +61,13 @@ class Part:
     shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
     units: list[Unit] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
+    samples: dict[fx.Node, Tensor] = field(default_factory=dict)
+    graphs: list[Graph] = field(default_factory=list)
     ranges: dict[fx.Node, Quantization] = field(default_factory=dict)
 
     def islands(self) -> list[tuple[str, str]]:
         """What stays float, and why: (what, reason)."""
-        inside = {unit.value for segment in self.segments for unit in segment.units}
+        inside = {unit.value for made in self.graphs for unit in made.segment.units}
         return [(_what(unit), unit.reason) for unit in self.units if unit.value not in inside]
 
 
@@ -51,12 +78,15 @@ class Converted:
     Attributes:
         parts: the traced parts of the model.
         untraced: modules with convolutions that could not be traced.
-        graphs: the new graphs, by their qualified names.
     """
 
     parts: list[Part]
     untraced: list[str]
-    graphs: dict[str, Int8Graph]
+
+    @property
+    def graphs(self) -> dict[str, Int8Graph]:
+        """The graphs that run now, by their qualified names."""
+        return {made.name: made.graph for part in self.parts for made in part.graphs if made.taken}
 
 
 def quantize_convnet(
@@ -65,7 +95,7 @@ def quantize_convnet(
     *,
     observer: str = "minmax",
     selected: Callable[[str], bool] = lambda name: True,
-    keep: Callable[[Part, Segment], bool] = lambda part, segment: True,
+    force: bool = False,
     progress: bool = False,
 ) -> Converted:
     """Put int8 graphs in the place of the convolutional parts of a model, in place, as a recorded edit.
@@ -78,26 +108,33 @@ def quantize_convnet(
         calibration: inputs of the model; the ranges of all tensors are taken from them.
         observer: how a range is chosen, a name in ``tersor.quantize.observers.OBSERVERS``.
         selected: whether a module of this qualified name may change.
-        keep: asked for each graph with what it stands for; where it says no, that stays float.
+        force: take every graph without measuring whether it is faster than the float operations.
         progress: a progress bar on a terminal.
 
     Raises:
         SwapError: the model failed on the calibration data, or there was none.
         ValueError: an unknown observer.
     """
-    batches = list(calibration)
-    if not batches:
+    batches = calibration if iter(calibration) is not calibration else list(calibration)
+    first = next(iter(batches), None)
+    if first is None:
         raise SwapError("an int8 convolutional network needs calibration data; there was none")
     parts, untraced = find_parts(model)
     for part in parts:
-        look(part, model, batches[:1], selected)
+        look(part, model, first, selected)
         measure(part, model, batches, observer, progress)
-        part.segments = [segment for segment in part.segments if keep(part, segment)]
-    graphs: dict[str, Int8Graph] = {}
+        for segment in part.segments:
+            config, tensors = graph_of(segment, part.shapes, part.ranges)
+            made = Graph(segment, Int8Graph.from_config(config))
+            made.graph.fill(tensors)
+            if not force:
+                made.verdict = compare(float_part(part.traced, segment), made.graph, part.samples[segment.source])
+            part.graphs.append(made)
+        part.samples.clear()
     for part in parts:
-        if part.segments:
-            graphs |= install(model, part)
-    return Converted(parts, untraced, graphs)
+        if any(made.taken for made in part.graphs):
+            install(model, part)
+    return Converted(parts, untraced)
 
 
 def find_parts(model: nn.Module) -> tuple[list[Part], list[str]]:
@@ -121,19 +158,24 @@ def find_parts(model: nn.Module) -> tuple[list[Part], list[str]]:
     return parts, untraced
 
 
-def look(part: Part, model: nn.Module, batches: Sequence[Any], selected: Callable[[str], bool]) -> None:
+def look(part: Part, model: nn.Module, batch: Any, selected: Callable[[str], bool]) -> None:
     """Finds out the shapes in a part and what of it becomes int8 graphs."""
 
     def see(node: fx.Node, value: Tensor) -> None:
         part.shapes[node] = value.shape
 
-    _run(part, model, batches, see, progress=False)
+    def sample(node: fx.Node, value: Tensor) -> None:
+        if any(segment.source is node for segment in part.segments):
+            part.samples[node] = value.clone()
+
+    _run(part, model, [batch], see, progress=False)
     prefix = f"{part.path}." if part.path else ""
     part.units = build_units(part.traced, part.shapes, lambda name: not selected(prefix + name))
     part.segments = find_segments(part.units, part.shapes)
+    _run(part, model, [batch], sample, progress=False)
 
 
-def measure(part: Part, model: nn.Module, batches: Sequence[Any], observer: str, progress: bool) -> None:
+def measure(part: Part, model: nn.Module, batches: Iterable[Any], observer: str, progress: bool) -> None:
     """Chooses the range of every tensor that will be bytes."""
     observers: dict[fx.Node, Observer] = {
         node: make_observer(observer) for segment in part.segments for node in segment.observed()
@@ -153,34 +195,30 @@ def measure(part: Part, model: nn.Module, batches: Sequence[Any], observer: str,
         part.ranges[node] = (max(float(scale), float(torch.finfo(torch.float32).tiny)), int(zero_point))
 
 
-def install(model: nn.Module, part: Part) -> dict[str, Int8Graph]:
-    """Makes the edit and fills the graphs; returns them by name."""
-    made = [graph_of(segment, part.shapes, part.ranges) for segment in part.segments]
+def install(model: nn.Module, part: Part) -> None:
+    """Makes the edit and puts the graphs in place."""
+    taken = [made for made in part.graphs if made.taken]
     described = [
         {
-            "nodes": [node.name for node in segment.nodes],
-            "source": segment.source.name,
-            "result": segment.result.name,
-            "graph": config,
+            "nodes": [node.name for node in made.segment.nodes],
+            "source": made.segment.source.name,
+            "result": made.segment.result.name,
+            "graph": made.graph.config(),
         }
-        for segment, (config, _) in zip(part.segments, made, strict=True)
+        for made in taken
     ]
     edit(model, EDIT, {"path": part.path, "segments": described})
     prefix = f"{part.path}.body" if part.path else "body"
-    body = model.get_submodule(prefix)
-    names = [prefix] if isinstance(body, Int8Graph) else [f"{prefix}.int8_{i}" for i in range(len(made))]
-    graphs = {}
-    for name, (_, tensors) in zip(names, made, strict=True):
-        graph = model.get_submodule(name)
-        assert isinstance(graph, Int8Graph)
-        graph._tersor_name = name
-        graph.fill(tensors)
-        graphs[name] = graph
-    return graphs
+    alone = isinstance(model.get_submodule(prefix), Int8Graph)
+    for position, made in enumerate(taken):
+        made.name = prefix if alone else f"{prefix}.int8_{position}"
+        made.graph._tersor_name = made.name
+        parent, _, key = made.name.rpartition(".")
+        model.get_submodule(parent)._modules[key] = made.graph
 
 
 def _run(
-    part: Part, model: nn.Module, batches: Sequence[Any], see: Callable[[fx.Node, Tensor], None], progress: bool
+    part: Part, model: nn.Module, batches: Iterable[Any], see: Callable[[fx.Node, Tensor], None], progress: bool
 ) -> None:
     """Runs the model; wherever it calls the part, the traced part runs as well and shows its tensors to `see`."""
     watched = Watched(part.traced, see)
