@@ -62,23 +62,34 @@ Value ResultOf(int64_t i, const PackedGraphNode& node, const std::vector<Value>&
   return out;
 }
 
-// First fit: a value takes the lowest place that is free from its making to its last use.
-void Place(Plan& plan, int64_t value) {
-  Value& mine = plan.values[static_cast<size_t>(value)];
-  const size_t size = (static_cast<size_t>(mine.bytes()) + kCacheLine - 1) / kCacheLine * kCacheLine;
-  mine.at = 0;
-  for (bool moved = true; moved;) {
-    moved = false;
-    for (int64_t v = 0; v < value; ++v) {
-      const Value& other = plan.values[static_cast<size_t>(v)];
-      const size_t end = other.at + static_cast<size_t>(other.bytes());
-      // `value` is made by node value - 1, which still reads what ends there.
-      if (other.last_use < value - 1 || other.at >= mine.at + size || end <= mine.at) continue;
-      mine.at = (end + kCacheLine - 1) / kCacheLine * kCacheLine;
-      moved = true;
+size_t Padded(const Value& value) {
+  return (static_cast<size_t>(value.bytes()) + kCacheLine - 1) / kCacheLine * kCacheLine;
+}
+
+// The larger ones first: each takes the lowest place that no other one, placed before, has at the same time. Value v is
+// there from node v - 1, which makes it, to its last use.
+void PlaceAll(Plan& plan, int64_t count) {
+  std::vector<int64_t> order, placed;
+  for (int64_t v = 0; v < count; ++v) order.push_back(v);
+  const auto at = [&plan](int64_t v) -> Value& { return plan.values[static_cast<size_t>(v)]; };
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return at(a).bytes() > at(b).bytes(); });
+  for (int64_t v : order) {
+    Value& mine = at(v);
+    const size_t size = Padded(mine);
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (int64_t u : placed) {
+        const Value& other = at(u);
+        const bool together = v - 1 <= other.last_use && u - 1 <= mine.last_use;
+        const size_t end = other.at + Padded(other);
+        if (!together || other.at >= mine.at + size || end <= mine.at) continue;
+        mine.at = end;
+        moved = true;
+      }
     }
+    placed.push_back(v);
+    plan.arena = std::max(plan.arena, mine.at + size);
   }
-  plan.arena = std::max(plan.arena, mine.at + size);
 }
 
 Plan MakePlan(const PackedGraphView& graph, int64_t height, int64_t width) {
@@ -94,7 +105,7 @@ Plan MakePlan(const PackedGraphView& graph, int64_t height, int64_t width) {
     for (int32_t read : {graph.node[i].input, graph.node[i].other})
       if (read >= 0) plan.values[static_cast<size_t>(read)].last_use = i;
   }
-  for (int64_t v = 0; v < graph.nodes(); ++v) Place(plan, v);
+  PlaceAll(plan, graph.nodes());
   return plan;
 }
 
