@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx, nn
 
-from tersor.convnet.recognise import Activation, Add, Conv, Flatten, Linear, Norm, Op, Pad, Pool, Same, recognise
+from tersor.convnet.operations import Activation, Add, Conv, Flatten, Linear, Norm, Op, Pad, Pool, Same
+from tersor.convnet.recognise import recognise
 
 
 @dataclass
