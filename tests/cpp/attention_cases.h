@@ -132,6 +132,12 @@ struct ExactAttention {
     return largest;
   }
 
+  static double Magnitude(const float* x, int32_t n) {
+    double sum = 0;
+    for (int32_t d = 0; d < n; ++d) sum += std::fabs(static_cast<double>(x[d]));
+    return sum;
+  }
+
   // Scores are off by the rounding of q and k to half a step each, and by some roundings of float32; weights are then
   // off by a factor, and by half a step; values by half a step.
   void Row(const AttentionCase& c, int32_t i) {
@@ -142,12 +148,9 @@ struct ExactAttention {
     for (int32_t j = 0; j < c.keys; ++j) {
       const float* k = c.k.data() + j * c.depth;
       const double k_half = 0.5 * Largest(k, c.depth) / c.limit();
-      double dot = 0, error = 0;
-      for (int32_t d = 0; d < c.depth; ++d) {
-        dot += static_cast<double>(q[d]) * static_cast<double>(k[d]);
-        error += std::fabs(static_cast<double>(q[d])) * k_half + std::fabs(static_cast<double>(k[d])) * q_half +
-                 q_half * k_half;
-      }
+      double dot = 0;
+      for (int32_t d = 0; d < c.depth; ++d) dot += static_cast<double>(q[d]) * static_cast<double>(k[d]);
+      const double error = Magnitude(q, c.depth) * k_half + Magnitude(k, c.depth) * q_half + c.depth * q_half * k_half;
       const double bias = c.bias.empty() ? 0 : static_cast<double>(c.bias[static_cast<size_t>(i * c.keys + j)]);
       s.push_back(dot * static_cast<double>(c.scale) + bias);
       max = std::fmax(max, s.back());
