@@ -127,9 +127,9 @@ struct ExactAttention {
 
  private:
   static double Largest(const float* x, int32_t n) {
-    double largest = 0;
-    for (int32_t d = 0; d < n; ++d) largest = std::fmax(largest, std::fabs(static_cast<double>(x[d])));
-    return largest;
+    float largest = 0;
+    for (int32_t d = 0; d < n; ++d) largest = std::fmax(largest, std::fabs(x[d]));
+    return static_cast<double>(largest);
   }
 
   static double Magnitude(const float* x, int32_t n) {
@@ -164,10 +164,10 @@ struct ExactAttention {
     for (int32_t d = 0; d < c.depth; ++d) {
       double y = 0, magnitude = 0, steps = 0;
       for (int32_t j = 0; j < c.keys; ++j) {
-        const double p = s[static_cast<size_t>(j)] / sum,
-                     v = static_cast<double>(c.v[static_cast<size_t>(j * c.depth + d)]);
-        y += p * v;
-        magnitude += p * std::fabs(v);
+        const double p = s[static_cast<size_t>(j)] / sum;
+        const double term = p * static_cast<double>(c.v[static_cast<size_t>(j * c.depth + d)]);
+        y += term;
+        magnitude += std::fabs(term);
         steps += p * 0.5 * Largest(c.v.data() + j * c.depth, c.depth) / kAttentionValueLimit;
       }
       const double weights = 0.5 / kAttentionWeightLimit * value_max * c.keys / sum;
