@@ -10,6 +10,7 @@ time, and of 64 words in one batch.
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import json
 import os
@@ -17,7 +18,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -110,17 +111,18 @@ def accelerated(model: G2p) -> G2p:
     """A copy with tersor's layers."""
     from tersor.nn import Int8GRU, Int8GRUCell, Int8Linear
 
-    fast = copy.deepcopy(model)
+    fast: Any = copy.deepcopy(model)
     fast.encoder, fast.decoder = Int8GRU.from_float(model.encoder), Int8GRUCell.from_float(model.decoder)
     fast.output = Int8Linear.from_float(model.output)
-    return fast
+    return cast(G2p, fast)
 
 
 def torch_int8(model: G2p) -> nn.Module:
     """A copy with torch's dynamic int8."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made: nn.Module = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.GRU, nn.GRUCell, nn.Linear})
+        quantize: Any = torch.ao.quantization.quantize_dynamic
+        made: nn.Module = quantize(copy.deepcopy(model), {nn.GRU, nn.GRUCell, nn.Linear})
     return made
 
 
@@ -142,7 +144,7 @@ def main(
     with torch.inference_mode():
         result["accuracy"] = {name: accuracy(one, letters, spoken) for name, one in models.items()}
         for name, group in (("one word", letters[100:101]), ("64 words", letters[:64])):
-            laps = interleave({key: lambda m=one, g=group: m(g) for key, one in models.items()}, rounds=rounds)
+            laps = interleave({key: functools.partial(one, group) for key, one in models.items()}, rounds=rounds)
             result[name] = {key: lap.median * 1e6 for key, lap in laps.items()}
             result[f"{name}, fastest"] = {key: min(lap.seconds) * 1e6 for key, lap in laps.items()}
     text = json.dumps(result, indent=1)

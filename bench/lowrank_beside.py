@@ -42,18 +42,21 @@ def main(
     torch.set_num_threads(1)
     kernels.set_threads(1)
     float_model, task = prepare(model, tokens)
-    layers = {name: m for name, m in float_model.encoder.named_modules() if type(m) is nn.Linear}
+    layers: dict[str, nn.Module] = {
+        name: m for name, m in float_model.get_submodule("encoder").named_modules() if type(m) is nn.Linear
+    }
     seen = input_moments(float_model, layers, [{"input_ids": torch.from_numpy(t)[None]} for t in task.recovery[:64]])
     texts = [torch.from_numpy(text)[None] for text in task.lee[:4]]
     given = [inputs_of(float_model, layers, {"input_ids": text}) for text in texts]
     errors: dict[str, list[float]] = {"int8": [], "int8 and branch": []}
     times: dict[str, list[float]] = {name: [] for name in errors}
     for name, layer in layers.items():
-        weight = layer.weight.detach()
+        weight = layer.get_parameter("weight").detach()
         x = torch.cat([part[name] for part in given]).contiguous()
         q, scale = quantize_s8(weight)
         down, up = truncated_svd(weight - dequantize_s8(q, scale), rank, seen[name].gram)
-        parts = [part.numpy() for part in (*quantize_s8(down), *quantize_s8(up))]
+        (d, d_scale), (u, u_scale) = quantize_s8(down), quantize_s8(up)
+        parts = (d.numpy(), d_scale.numpy(), u.numpy(), u_scale.numpy())
         plain = kernels.pack_s8(q.numpy(), scale.numpy())
         beside = kernels.pack_lowrank_s8(*parts, None, q.numpy(), scale.numpy())
         expected = x @ weight.T

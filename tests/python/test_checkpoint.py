@@ -164,7 +164,7 @@ def test_hooks_and_transformer_fast_path(path: Path) -> None:
         return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2).eval()
 
     model, x = make(), torch.randn(2, 3, 16)
-    tersor.swap(model, force=True)
+    tersor.swap(model, blocks=False, force=True)
     tersor.save(model, path)
     loaded = tersor.load(path, make())
     assert loaded.layers[0].activation_relu_or_gelu == model.layers[0].activation_relu_or_gelu == 0
