@@ -14,7 +14,7 @@ from tersor.nn import EncoderBlock
 from tersor.nn.float_linear import weight_matrix
 from tersor.progress import track
 from tersor.report import LayerRow
-from tersor.report.wording import joined
+from tersor.report.wording import family, joined
 from tersor.selection import Choice
 from tersor.steps import Quantize
 from tersor.tune_block import BlockTuner, BlockVerdict
@@ -155,5 +155,7 @@ def _dtype(block: Block) -> torch.dtype:
 
 def _listed(names: Sequence[str]) -> str:
     """Names that differ in numbers only as one, such as ``encoder.layer.{0..5}``."""
-    lengths = {name.count(".") for name in names}
-    return joined(list(names)) if len(lengths) == 1 else ", ".join(names)
+    families: dict[str, list[str]] = {}
+    for name in names:
+        families.setdefault(family(name), []).append(name)
+    return ", ".join(joined(members) for members in families.values())
