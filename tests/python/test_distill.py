@@ -199,6 +199,7 @@ def test_half_precision() -> None:
 
 
 def test_fit_teaches_on_unlabelled_data_and_masks_live_on() -> None:
+    torch.manual_seed(0)
     batches, test = digits()
     teacher = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     trainer = torch.optim.AdamW(teacher.parameters(), lr=3e-3)
@@ -207,7 +208,7 @@ def test_fit_teaches_on_unlabelled_data_and_masks_live_on() -> None:
         functional.cross_entropy(teacher(x), y).backward()
         trainer.step()
     student = copy.deepcopy(teacher).requires_grad_(False)
-    pruner = Pruner(student, sparsity=0.8, include=["0"])
+    pruner = Pruner(student, sparsity=0.9, include=["0"])
     once = accuracy(student, test)
     seen: list[float] = []
 
@@ -230,7 +231,7 @@ def test_fit_teaches_on_unlabelled_data_and_masks_live_on() -> None:
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
         progress=False,
     )
-    assert pruner.finish().sparsity == pytest.approx(0.8, abs=0.01)
+    assert pruner.finish().sparsity == pytest.approx(0.9, abs=0.01)
     assert result.trained.values == seen
     assert accuracy(student, test) == max(seen) > once + 0.05
     assert max(seen) > accuracy(teacher, test) - 0.03
