@@ -4,7 +4,7 @@
     python bench/structured_fashion.py channels --folder weights --json channels.json
     python bench/structured_fashion.py kernels --folder weights --json kernels.json
     python bench/structured_fashion.py times --folder weights --json times.json
-    python bench/structured_fashion.py plot --channels channels.json --times times.json --out bench/results/structured.png
+    python bench/structured_fashion.py plot --channels channels.json --times times.json --out structured.png
 
 Needs Debian's dataset-fashion-mnist. `train` makes the float networks once; `channels` and `kernels` change copies of
 them, at once and with fine-tuning, and keep them beside; `times` measures each against its float network in one
