@@ -149,6 +149,16 @@ def test_state_dicts_copies_and_files(case: Any, tmp_path: Path) -> None:
             cls.from_config(bad)
 
 
+@pytest.mark.parametrize("kind", [Int8GRU, Int8LSTM])
+@pytest.mark.parametrize("shape", [(3, 0, 12), (0, 2, 12), (0, 0, 12)])
+def test_nothing_to_run(kind: Any, shape: tuple[int, ...]) -> None:
+    module, _ = kind.float_example()
+    y, state = kind.from_float(module)(torch.randn(shape))
+    state = state[0] if isinstance(state, tuple) else state
+    assert y.shape == (*shape[:2], 18)
+    assert state.shape == (4, shape[1], 9)
+
+
 def test_refusals() -> None:
     for module, message in [
         (nn.LSTM(4, 6, proj_size=3), "proj_size"),

@@ -39,7 +39,12 @@ class Int8Embedding(EmbeddingLayer, nn.Embedding):
         EmbeddingLayer.__init__(self, {**config, "dtype": DTYPE_NAMES[dtype or torch.get_default_dtype()]}, device)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Indices of any shape to [*shape, embedding_dim]."""
+        """Indices of any shape to [*shape, embedding_dim].
+
+        Raises:
+            TersorError: the indices are not int64 or int32.
+            RuntimeError: one of them is not a row.
+        """
         rows: Tensor = EMBEDDING_S8(self._indices(input), self.packed, self.embedding_dim)
         return rows.reshape(*input.shape, self.embedding_dim).to(self.dtype)
 
@@ -81,6 +86,7 @@ class Int8EmbeddingBag(EmbeddingLayer, nn.EmbeddingBag):
 
         Raises:
             TersorError: the arguments do not fit together; the message says how.
+            RuntimeError: an index is not a row.
         """
         indices = self._indices(input)
         if input.dim() == 2 and offsets is None:

@@ -59,7 +59,7 @@ class SequenceLayer(RecurrentLayer):
             elif self.batch_first:
                 x = x.transpose(0, 1)
             steps, batch = x.shape[:2]
-            sizes = torch.full((steps,), batch, dtype=torch.int64)
+            sizes = torch.full((steps if batch else 0,), batch, dtype=torch.int64)  # no sequences: nothing to run
             x = x.reshape(steps * batch, x.shape[2])
         rows, last = self._run(x.float(), sizes, self._states(states, batch, unbatched, packed))
         rows, last = rows.to(dtype), tuple(state.to(dtype) for state in last)
@@ -67,7 +67,7 @@ class SequenceLayer(RecurrentLayer):
             order = packed.unsorted_indices
             last = last if order is None else tuple(state.index_select(1, order) for state in last)
             return PackedSequence(rows, sizes, packed.sorted_indices, order), last
-        y = rows.reshape(-1, batch, rows.shape[1])
+        y = rows.reshape(steps, batch, rows.shape[1])
         if unbatched:
             return y.squeeze(1), tuple(state.squeeze(1) for state in last)
         return (y.transpose(0, 1) if self.batch_first else y), last
