@@ -3,27 +3,13 @@
 
 #include <optional>
 
-#include "arrays.h"
+#include "linear_call.h"
 
 namespace tersor::bindings {
 namespace {
 
-using Inspector = PackedInfoLowRank (*)(const void* packed, size_t packed_bytes);
-
-template <Inspector kInspect>
-struct PackedLowRank {
-  explicit PackedLowRank(const py::object& object) : array(ArrayOf<uint8_t>(object, "packed")) {
-    if (array.ndim() != 1) throw Error("packed: expected 1 dimension, got shape " + Text(ShapeOf(array)));
-    info = kInspect(data(), size());
-  }
-  const void* data() const { return array.data(); }
-  size_t size() const { return static_cast<size_t>(array.size()); }
-
-  py::array_t<uint8_t, py::array::c_style> array;
-  PackedInfoLowRank info;
-};
-using PackedF32 = PackedLowRank<InspectPackedLowRankF32>;
-using PackedS8 = PackedLowRank<InspectPackedLowRankS8>;
+using PackedF32 = PackedArray<InspectPackedLowRankF32>;
+using PackedS8 = PackedArray<InspectPackedLowRankS8>;
 
 template <typename Packed>
 py::dict Inspect(const py::object& packed_in) {
@@ -116,61 +102,9 @@ py::object InputScale(const py::object& packed_in) {
   return values == nullptr ? py::object(py::none()) : py::array_t<float>(packed.info.k, values);
 }
 
-// The operands that both ops have, checked.
-template <typename Packed, typename Args>
-struct Call {
-  Call(const py::object& x_in, const py::object& packed_in, const py::object& bias_in, const py::object& residual_in,
-       const std::string& activation)
-      : x(Matrix<float>(x_in, "x")),
-        packed(packed_in),
-        m(x.shape(0)),
-        n(packed.info.n),
-        bias(bias_in, "bias", {n}),
-        residual(residual_in, "residual", {m, n}),
-        y({m, n}) {
-    CheckShape(x, "x", {m, packed.info.k});
-    args.m = m;
-    args.x = x.data();
-    args.ldx = packed.info.k;
-    args.dtype = DType::kF32;
-    args.packed = packed.data();
-    args.packed_bytes = packed.size();
-    args.bias = bias.data;
-    args.residual = residual.data;
-    args.ldr = n;
-    args.activation = ActivationOf(activation);
-    args.y = y.mutable_data();
-    args.ldy = n;
-  }
-  py::array_t<float, py::array::c_style> x;
-  Packed packed;
-  int64_t m, n;
-  OptionalFloats bias, residual;
-  py::array_t<float> y;
-  Args args{};
-};
-
 py::array_t<float> MultiplyF32(const py::object& x, const py::object& packed, const py::object& bias,
                                const py::object& residual, const std::string& activation) {
-  Call<PackedF32, LowRankF32Args> call(x, packed, bias, residual, activation);
-  {
-    const py::gil_scoped_release release;
-    LowRankF32(call.args, PoolExecutor());
-  }
-  return call.y;
-}
-
-py::array_t<float> MultiplyS8(const py::object& x, const py::object& packed, const py::object& bias,
-                              const py::object& residual, const std::string& activation, float x_scale,
-                              int32_t x_zero_point) {
-  Call<PackedS8, LinearS8Args> call(x, packed, bias, residual, activation);
-  call.args.x_scale = x_scale;
-  call.args.x_zero_point = x_zero_point;
-  {
-    const py::gil_scoped_release release;
-    LowRankS8(call.args, PoolExecutor());
-  }
-  return call.y;
+  return LinearCall<PackedF32, LowRankF32Args>(x, packed, bias, residual, activation).Run(LowRankF32);
 }
 
 }  // namespace
@@ -186,7 +120,7 @@ void BindLowRank(py::module_& m) {
   m.def("unpack_lowrank_s8", UnpackS8, py::arg("packed"));
   m.def("inspect_lowrank_s8", Inspect<PackedS8>, py::arg("packed"));
   m.def("input_scale_lowrank_s8", InputScale, py::arg("packed"));
-  m.def("lowrank_s8", MultiplyS8, py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(),
+  m.def("lowrank_s8", RunLinearS8<PackedS8, LowRankS8>, py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(),
         py::arg("residual") = py::none(), py::arg("activation") = "none", py::arg("x_scale") = 0.0f,
         py::arg("x_zero_point") = 0);
 }

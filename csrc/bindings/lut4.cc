@@ -1,21 +1,11 @@
 // Code book weights on NumPy arrays.
-#include "arrays.h"
+#include "linear_call.h"
 #include "tersor/linear_lut4.h"
 
 namespace tersor::bindings {
 namespace {
 
-struct PackedLut4 {
-  explicit PackedLut4(const py::object& object) : array(ArrayOf<uint8_t>(object, "packed")) {
-    if (array.ndim() != 1) throw Error("packed: expected 1 dimension, got shape " + Text(ShapeOf(array)));
-    info = InspectPackedLut4(data(), size());
-  }
-  const void* data() const { return array.data(); }
-  size_t size() const { return static_cast<size_t>(array.size()); }
-
-  py::array_t<uint8_t, py::array::c_style> array;
-  PackedInfoLut4 info;
-};
+using PackedLut4 = PackedArray<InspectPackedLut4>;
 
 // The spec that the shapes of the arrays stand for.
 Lut4Spec SpecOf(const py::array& codes, const py::array& table, const py::array& scale, int64_t group) {
@@ -102,35 +92,6 @@ py::array_t<int32_t> Gemm(const py::object& a_in, const py::object& packed_in) {
   return c;
 }
 
-py::array_t<float> Linear(const py::object& x_in, const py::object& packed_in, const py::object& bias_in,
-                          const py::object& residual_in, const std::string& activation, float x_scale,
-                          int32_t x_zero_point) {
-  const auto x = Matrix<float>(x_in, "x");
-  const PackedLut4 packed(packed_in);
-  const int64_t m = x.shape(0), n = packed.info.n, k = packed.info.k;
-  CheckShape(x, "x", {m, k});
-  const OptionalFloats bias(bias_in, "bias", {n}), residual(residual_in, "residual", {m, n});
-  py::array_t<float> y({m, n});
-  LinearS8Args args{};
-  args.m = m;
-  args.x = x.data();
-  args.ldx = k;
-  args.dtype = DType::kF32;
-  args.packed = packed.data();
-  args.packed_bytes = packed.size();
-  args.bias = bias.data;
-  args.residual = residual.data;
-  args.ldr = n;
-  args.activation = ActivationOf(activation);
-  args.x_scale = x_scale;
-  args.x_zero_point = x_zero_point;
-  args.y = y.mutable_data();
-  args.ldy = n;
-  const py::gil_scoped_release release;
-  LinearLut4(args, PoolExecutor());
-  return y;
-}
-
 }  // namespace
 
 void BindLut4(py::module_& m) {
@@ -141,9 +102,9 @@ void BindLut4(py::module_& m) {
   m.def("input_scale_lut4", InputScale, py::arg("packed"));
   m.def("inspect_lut4", Inspect, py::arg("packed"));
   m.def("gemm_lut4", Gemm, py::arg("a"), py::arg("packed"));
-  m.def("linear_lut4", Linear, py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(),
-        py::arg("residual") = py::none(), py::arg("activation") = "none", py::arg("x_scale") = 0.0f,
-        py::arg("x_zero_point") = 0);
+  m.def("linear_lut4", RunLinearS8<PackedLut4, LinearLut4>, py::arg("x"), py::arg("packed"),
+        py::arg("bias") = py::none(), py::arg("residual") = py::none(), py::arg("activation") = "none",
+        py::arg("x_scale") = 0.0f, py::arg("x_zero_point") = 0);
 }
 
 }  // namespace tersor::bindings

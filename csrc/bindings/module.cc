@@ -5,10 +5,8 @@
 #include <algorithm>
 #include <string>
 
-#include "arrays.h"
-#include "tersor/executor.h"
+#include "linear_call.h"
 #include "tersor/isa.h"
-#include "tersor/linear_s8.h"
 
 namespace tersor::bindings {
 void BindSpmmF32(py::module_& m);       // spmm_f32.cc
@@ -28,18 +26,7 @@ namespace {
 
 using namespace tersor::bindings;
 using tersor::Error;
-
-struct Packed {
-  explicit Packed(const py::object& object) : array(ArrayOf<uint8_t>(object, "packed")) {
-    if (array.ndim() != 1) throw Error("packed: expected 1 dimension, got shape " + Text(ShapeOf(array)));
-    shape = tersor::ShapeOfPackedS8(data(), size());
-  }
-  const void* data() const { return array.data(); }
-  size_t size() const { return static_cast<size_t>(array.size()); }
-
-  py::array_t<uint8_t, py::array::c_style> array;
-  tersor::PackedShapeS8 shape;
-};
+using Packed = PackedArray<tersor::ShapeOfPackedS8>;
 
 template <typename T>
 T* Address(uintptr_t address, const char* name) {
@@ -65,13 +52,13 @@ py::array_t<uint8_t> PackS8(const py::object& w_in, const py::object& scale_in, 
 
 py::tuple UnpackS8(const py::object& packed_in) {
   const Packed packed(packed_in);
-  py::array_t<int8_t> w({packed.shape.n, packed.shape.k});
-  py::array_t<float> scale(packed.shape.n);
+  py::array_t<int8_t> w({packed.info.n, packed.info.k});
+  py::array_t<float> scale(packed.info.n);
   int8_t* w_data = w.mutable_data();
   float* scale_data = scale.mutable_data();
   {
     const py::gil_scoped_release release;
-    tersor::UnpackRowsS8(0, packed.shape.n, packed.data(), packed.size(), w_data, scale_data);
+    tersor::UnpackRowsS8(0, packed.info.n, packed.data(), packed.size(), w_data, scale_data);
   }
   return py::make_tuple(w, scale);
 }
@@ -79,7 +66,7 @@ py::tuple UnpackS8(const py::object& packed_in) {
 py::object InputScaleS8(const py::object& packed_in) {
   const Packed packed(packed_in);
   const float* values = tersor::InputScaleS8(packed.data(), packed.size());
-  return values == nullptr ? py::object(py::none()) : py::array_t<float>(packed.shape.k, values);
+  return values == nullptr ? py::object(py::none()) : py::array_t<float>(packed.info.k, values);
 }
 
 py::dict InspectS8(const py::object& packed_in) {
@@ -92,7 +79,7 @@ py::dict InspectS8(const py::object& packed_in) {
 py::array_t<int32_t> GemmS8(const py::object& a_in, const py::object& packed_in) {
   const auto a = Matrix<uint8_t>(a_in, "a");
   const Packed packed(packed_in);
-  const int64_t m = a.shape(0), n = packed.shape.n, k = packed.shape.k;
+  const int64_t m = a.shape(0), n = packed.info.n, k = packed.info.k;
   CheckShape(a, "a", {m, k});
   py::array_t<int32_t> c({m, n});
   int32_t* c_data = c.mutable_data();
@@ -115,35 +102,6 @@ py::tuple QuantizeRows(const py::object& x_in) {
     tersor::QuantizeRows(m, k, x.data(), k, q_data, scale_data, zero_data, sum_data);
   }
   return py::make_tuple(q, scale, zero_point, row_sum);
-}
-
-py::array_t<float> LinearS8(const py::object& x_in, const py::object& packed_in, const py::object& bias_in,
-                            const py::object& residual_in, const std::string& activation, float x_scale,
-                            int32_t x_zero_point) {
-  const auto x = Matrix<float>(x_in, "x");
-  const Packed packed(packed_in);
-  const int64_t m = x.shape(0), n = packed.shape.n, k = packed.shape.k;
-  CheckShape(x, "x", {m, k});
-  const OptionalFloats bias(bias_in, "bias", {n}), residual(residual_in, "residual", {m, n});
-  py::array_t<float> y({m, n});
-  tersor::LinearS8Args args{};
-  args.m = m;
-  args.x = x.data();
-  args.ldx = k;
-  args.dtype = tersor::DType::kF32;
-  args.packed = packed.data();
-  args.packed_bytes = packed.size();
-  args.bias = bias.data;
-  args.residual = residual.data;
-  args.ldr = n;
-  args.activation = ActivationOf(activation);
-  args.x_scale = x_scale;
-  args.x_zero_point = x_zero_point;
-  args.y = y.mutable_data();
-  args.ldy = n;
-  const py::gil_scoped_release release;
-  tersor::LinearS8(args, tersor::PoolExecutor());
-  return y;
 }
 
 py::array_t<float> Activate(const std::string& name, const py::object& x_in) {
@@ -218,9 +176,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("inspect_s8", InspectS8, py::arg("packed"));
   m.def("gemm_s8", GemmS8, py::arg("a"), py::arg("packed"));
   m.def("quantize_rows", QuantizeRows, py::arg("x"));
-  m.def("linear_s8", LinearS8, py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(),
-        py::arg("residual") = py::none(), py::arg("activation") = "none", py::arg("x_scale") = 0.0f,
-        py::arg("x_zero_point") = 0);
+  m.def("linear_s8", RunLinearS8<Packed, tersor::LinearS8>, py::arg("x"), py::arg("packed"),
+        py::arg("bias") = py::none(), py::arg("residual") = py::none(), py::arg("activation") = "none",
+        py::arg("x_scale") = 0.0f, py::arg("x_zero_point") = 0);
   m.def("activate", Activate, py::arg("name"), py::arg("x"));
 
   using Unlocked = py::call_guard<py::gil_scoped_release>;

@@ -1,22 +1,12 @@
 // Sparse float weights on NumPy arrays.
 #include "tersor/spmm_f32.h"
 
-#include "arrays.h"
+#include "linear_call.h"
 
 namespace tersor::bindings {
 namespace {
 
-struct PackedSparse {
-  explicit PackedSparse(const py::object& object) : array(ArrayOf<uint8_t>(object, "packed")) {
-    if (array.ndim() != 1) throw Error("packed: expected 1 dimension, got shape " + Text(ShapeOf(array)));
-    info = InspectPackedSpmmF32(data(), size());
-  }
-  const void* data() const { return array.data(); }
-  size_t size() const { return static_cast<size_t>(array.size()); }
-
-  py::array_t<uint8_t, py::array::c_style> array;
-  PackedInfoSpmmF32 info;
-};
+using PackedSparse = PackedArray<InspectPackedSpmmF32>;
 
 py::array_t<uint8_t> Pack(const py::object& w_in) {
   const auto w = Matrix<float>(w_in, "w");
@@ -46,30 +36,9 @@ py::dict Inspect(const py::object& packed_in) {
                   py::arg("kernel") = info.kernel, py::arg("runnable") = info.runnable);
 }
 
-py::array_t<float> Multiply(const py::object& x_in, const py::object& packed_in, const py::object& bias_in,
-                            const py::object& residual_in, const std::string& activation) {
-  const auto x = Matrix<float>(x_in, "x");
-  const PackedSparse packed(packed_in);
-  const int64_t m = x.shape(0), n = packed.info.n, k = packed.info.k;
-  CheckShape(x, "x", {m, k});
-  const OptionalFloats bias(bias_in, "bias", {n}), residual(residual_in, "residual", {m, n});
-  py::array_t<float> y({m, n});
-  SpmmF32Args args{};
-  args.m = m;
-  args.x = x.data();
-  args.ldx = k;
-  args.dtype = DType::kF32;
-  args.packed = packed.data();
-  args.packed_bytes = packed.size();
-  args.bias = bias.data;
-  args.residual = residual.data;
-  args.ldr = n;
-  args.activation = ActivationOf(activation);
-  args.y = y.mutable_data();
-  args.ldy = n;
-  const py::gil_scoped_release release;
-  SpmmF32(args, PoolExecutor());
-  return y;
+py::array_t<float> Multiply(const py::object& x, const py::object& packed, const py::object& bias,
+                            const py::object& residual, const std::string& activation) {
+  return LinearCall<PackedSparse, SpmmF32Args>(x, packed, bias, residual, activation).Run(SpmmF32);
 }
 
 }  // namespace

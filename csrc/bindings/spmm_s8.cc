@@ -1,22 +1,12 @@
 // Sparse int8 weights on NumPy arrays.
 #include "tersor/spmm_s8.h"
 
-#include "arrays.h"
+#include "linear_call.h"
 
 namespace tersor::bindings {
 namespace {
 
-struct PackedSparse {
-  explicit PackedSparse(const py::object& object) : array(ArrayOf<uint8_t>(object, "packed")) {
-    if (array.ndim() != 1) throw Error("packed: expected 1 dimension, got shape " + Text(ShapeOf(array)));
-    info = InspectPackedSpmmS8(data(), size());
-  }
-  const void* data() const { return array.data(); }
-  size_t size() const { return static_cast<size_t>(array.size()); }
-
-  py::array_t<uint8_t, py::array::c_style> array;
-  PackedInfoSpmmS8 info;
-};
+using PackedSparse = PackedArray<InspectPackedSpmmS8>;
 
 py::array_t<uint8_t> Pack(const py::object& w_in, const py::object& scale_in, const py::object& input_scale_in) {
   const auto w = Matrix<int8_t>(w_in, "w");
@@ -57,35 +47,6 @@ py::dict Inspect(const py::object& packed_in) {
                   py::arg("form") = info.form, py::arg("kernel") = info.kernel, py::arg("runnable") = info.runnable);
 }
 
-py::array_t<float> Multiply(const py::object& x_in, const py::object& packed_in, const py::object& bias_in,
-                            const py::object& residual_in, const std::string& activation, float x_scale,
-                            int32_t x_zero_point) {
-  const auto x = Matrix<float>(x_in, "x");
-  const PackedSparse packed(packed_in);
-  const int64_t m = x.shape(0), n = packed.info.n, k = packed.info.k;
-  CheckShape(x, "x", {m, k});
-  const OptionalFloats bias(bias_in, "bias", {n}), residual(residual_in, "residual", {m, n});
-  py::array_t<float> y({m, n});
-  LinearS8Args args{};
-  args.m = m;
-  args.x = x.data();
-  args.ldx = k;
-  args.dtype = DType::kF32;
-  args.packed = packed.data();
-  args.packed_bytes = packed.size();
-  args.bias = bias.data;
-  args.residual = residual.data;
-  args.ldr = n;
-  args.activation = ActivationOf(activation);
-  args.x_scale = x_scale;
-  args.x_zero_point = x_zero_point;
-  args.y = y.mutable_data();
-  args.ldy = n;
-  const py::gil_scoped_release release;
-  SpmmS8(args, PoolExecutor());
-  return y;
-}
-
 }  // namespace
 
 void BindSpmmS8(py::module_& m) {
@@ -93,7 +54,7 @@ void BindSpmmS8(py::module_& m) {
   m.def("unpack_sparse_s8", Unpack, py::arg("packed"));
   m.def("input_scale_sparse_s8", InputScale, py::arg("packed"));
   m.def("inspect_sparse_s8", Inspect, py::arg("packed"));
-  m.def("spmm_s8", Multiply, py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(),
+  m.def("spmm_s8", RunLinearS8<PackedSparse, SpmmS8>, py::arg("x"), py::arg("packed"), py::arg("bias") = py::none(),
         py::arg("residual") = py::none(), py::arg("activation") = "none", py::arg("x_scale") = 0.0f,
         py::arg("x_zero_point") = 0);
 }

@@ -130,68 +130,15 @@ def _linear_fake(op: str, x: Tensor, out_features: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
 
 
-def _linear_s8_fake(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    out_features: int,
-    activation: int,
-    x_scale: float,
-    x_zero_point: int,
-) -> Tensor:
-    return _linear_fake("linear_s8", x, out_features)
+def _register_linear(op: str) -> None:
+    def fake(x: Tensor, packed: Tensor, bias: Tensor, residual: Tensor, out_features: int, *settings: float) -> Tensor:
+        return _linear_fake(op, x, out_features)
+
+    torch.library.register_fake(f"tersor::{op}", fake)
 
 
-def _linear_lut4_fake(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    out_features: int,
-    activation: int,
-    x_scale: float,
-    x_zero_point: int,
-) -> Tensor:
-    return _linear_fake("linear_lut4", x, out_features)
-
-
-def _spmm_s8_fake(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    out_features: int,
-    activation: int,
-    x_scale: float,
-    x_zero_point: int,
-) -> Tensor:
-    return _linear_fake("spmm_s8", x, out_features)
-
-
-def _spmm_f32_fake(
-    x: Tensor, packed: Tensor, bias: Tensor, residual: Tensor, out_features: int, activation: int
-) -> Tensor:
-    return _linear_fake("spmm_f32", x, out_features)
-
-
-def _lowrank_s8_fake(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    out_features: int,
-    activation: int,
-    x_scale: float,
-    x_zero_point: int,
-) -> Tensor:
-    return _linear_fake("lowrank_s8", x, out_features)
-
-
-def _lowrank_f32_fake(
-    x: Tensor, packed: Tensor, bias: Tensor, residual: Tensor, out_features: int, activation: int
-) -> Tensor:
-    return _linear_fake("lowrank_f32", x, out_features)
+for _op in ("linear_s8", "linear_lut4", "spmm_s8", "spmm_f32", "lowrank_s8", "lowrank_f32"):
+    _register_linear(_op)
 
 
 def _encoder_block_fake(x: Tensor, keep: Tensor, score_bias: Tensor, packed: Tensor) -> Tensor:
@@ -215,12 +162,6 @@ def _graph_s8_fake(
 
 torch.library.register_fake("tersor::graph_s8", _graph_s8_fake)
 torch.library.register_fake("tersor::encoder_block", _encoder_block_fake)
-torch.library.register_fake("tersor::linear_s8", _linear_s8_fake)
-torch.library.register_fake("tersor::linear_lut4", _linear_lut4_fake)
-torch.library.register_fake("tersor::spmm_s8", _spmm_s8_fake)
-torch.library.register_fake("tersor::spmm_f32", _spmm_f32_fake)
-torch.library.register_fake("tersor::lowrank_s8", _lowrank_s8_fake)
-torch.library.register_fake("tersor::lowrank_f32", _lowrank_f32_fake)
 
 
 def _recurrent_s8_fake(
