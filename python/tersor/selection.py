@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from tersor.errors import SwapError
 from tersor.factorize.factored_linear import FactoredLinear
@@ -17,6 +18,9 @@ from tersor.observe import Seen
 from tersor.progress import track
 from tersor.quantize.codebooks import Codes
 from tersor.tune import Tuner, Verdict
+
+# What is replaced by other means than a Choice.
+_OTHERS = (FactoredLinear, _ConvNd, nn.RNNBase, nn.RNNCellBase, nn.Embedding, nn.EmbeddingBag)
 
 ALL_ROWS = (1, 4, 16, 64, 256)
 """The numbers of rows a layer is judged for where nothing better is known."""
@@ -70,8 +74,8 @@ def choose(
     """
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     candidates = find_candidates(model, untie=untie)
-    factored = [name for name, module in model.named_modules() if isinstance(module, FactoredLinear)]
-    warnings = _check_patterns(names, candidates, factored, include, exclude)
+    others = [name for name, module in model.named_modules() if isinstance(module, _OTHERS)]
+    warnings = _check_patterns(names, candidates, others, include, exclude)
     choices = []
     for candidate in candidates:
         weight = candidate.module._parameters.get("weight")
@@ -166,11 +170,11 @@ def _pattern_reason(candidate: Candidate, include: Sequence[str], exclude: Seque
 def _check_patterns(
     names: Sequence[str],
     candidates: Sequence[Candidate],
-    factored: Sequence[str],
+    others: Sequence[str],
     include: Sequence[str],
     exclude: Sequence[str],
 ) -> list[str]:
-    linear = [*(name for candidate in candidates for name in candidate.names), *factored]
+    linear = [*(name for candidate in candidates for name in candidate.names), *others]
     warnings = []
     for kind, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
@@ -180,7 +184,7 @@ def _check_patterns(
             below = matches(linear, [f"{pattern}.*"])
             hint = f"; did you mean {below!r}" if below else f"; closest names: {', '.join(close)}" if close else ""
             if matches(names, [pattern]):
-                warnings.append(f"{kind} pattern {pattern!r} matches modules but no linear layer{hint}")
+                warnings.append(f"{kind} pattern {pattern!r} matches modules but no layer that can be replaced{hint}")
             elif kind == "include":
                 raise SwapError(f"include pattern {pattern!r} matches no module of the model{hint}")
             else:

@@ -63,6 +63,13 @@ def test_everything_is_replaced_by_force(model: Tagger, embeddings: int, tmp_pat
     assert isinstance(model.first, nn.LSTM)
 
 
+def test_a_pattern_for_a_recurrent_layer_is_no_mistake(model: Tagger) -> None:
+    recipe = Recipe([steps.Quantize(smooth=0)], exclude=["first"])
+    result = tersor.compress(model, recipe, torch.randint(0, 200, (3, 7)), force=True, progress=False)
+    assert result.report.warnings == ()
+    assert type(result.model.first) is nn.LSTM
+
+
 def test_patterns_and_ties(model: Tagger) -> None:
     model.cell.weight_hh = model.cell.weight_ih
     recipe = Recipe([steps.Quantize(smooth=0)], exclude=["second"])

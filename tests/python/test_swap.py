@@ -205,7 +205,9 @@ def test_patterns_that_match_nothing_are_loud() -> None:
     with pytest.warns(UserWarning, match=r"exclude pattern '\*\.pooler\.\*' matches no module"):
         report = swap(Pool(), exclude=["*.pooler.*"], force=True)
     assert "matches no module" in report.warnings[0]
-    with pytest.warns(UserWarning, match=r"exclude pattern 'pooler' matches modules but no linear layer.*'pooler\.\*'"):
+    with pytest.warns(
+        UserWarning, match=r"exclude pattern 'pooler' matches modules but no layer that can be replaced.*'pooler\.\*'"
+    ):
         report = swap(Pool(), exclude=["pooler"], force=True)
     assert len(report.swapped) == 3
 
