@@ -94,10 +94,10 @@ def test_to_float_and_back_keeps_the_integers(case: LayerCase) -> None:
     cls, module, layer, _, settings = case
     back = layer.to_float()
     assert type(back) is type(module)
+    if "codebook" in cls.kind:
+        pytest.skip("a code book is fitted anew to the weight that its codes stand for")
     again, own = cls.from_float(back, **settings).canonical_tensors(), layer.canonical_tensors()
     assert again.keys() == own.keys()
-    if "codebook" in cls.kind:  # is fitted anew
-        again = own
     for key, tensor in own.items():
         if key.endswith("weight_scale") or key.endswith(("down_scale", "up_scale")):
             torch.testing.assert_close(again[key], tensor, rtol=1e-6, atol=0)
