@@ -268,9 +268,15 @@ def test_doctor_in_json(run: Run) -> None:
     assert json.loads(result.stdout)["healthy"] is True
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_is_clean(run: Run, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tersor", "compress", "factories:Slow", "--out", "out.tersor", "--example", "1x32"]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    # In a shell's background the tests ignore SIGINT, and so would the child.
+    child = subprocess.Popen(command, **pipes, cwd=tmp_path, preexec_fn=_heed_interrupts)
     assert child.stderr is not None
     try:
         assert child.stderr.readline() == "running\n"
