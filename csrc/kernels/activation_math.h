@@ -30,12 +30,24 @@ struct Reduced {
   typename V::F n, r;
 };
 
-// y in [0, 115]
+// n of y in [0, 115]
+template <typename V>
+TERSOR_INLINE typename V::F Binades(typename V::F y) {
+  const typename V::F shift = V::Set(0x1.8p23f);  // adding it rounds to an integer
+  return V::Sub(V::Fma(y, V::Set(-0x1.715476p0f), shift), shift);
+}
+
 template <typename V>
 TERSOR_INLINE Reduced<V> Reduce(typename V::F y) {
-  const typename V::F shift = V::Set(0x1.8p23f);  // adding it rounds to an integer
-  const typename V::F n = V::Sub(V::Fma(y, V::Set(-0x1.715476p0f), shift), shift);
+  const typename V::F n = Binades<V>(y);
   return {n, V::Fma(n, V::Set(0x1.05c61p-29f), V::Fms(n, V::Set(-0x1.62e43p-1f), y))};  // the Fms is exact
+}
+
+// of y + y_low
+template <typename V>
+TERSOR_INLINE Reduced<V> Reduce(typename V::F y, typename V::F y_low) {
+  const typename V::F n = Binades<V>(y);
+  return {n, V::Add(V::Fms(n, V::Set(-0x1.62e43p-1f), y), V::Fms(n, V::Set(0x1.05c61p-29f), y_low))};
 }
 
 template <typename V>
@@ -52,20 +64,30 @@ TERSOR_INLINE typename V::F Relu(typename V::F v) {
   return V::Max(V::Set(0.0f), v);
 }
 
-// v / (1 + E) for v >= 0 and v E / (1 + E) for v < 0, with E = exp(-y) = 2^n exp(r). The power of two comes last, so
-// the tail keeps its precision down to underflow. At v = -limit the result is 0.
+// (n + n_low) / (d + d_low) for d in [1, 2], rounded about once: the quotient n / d and what it leaves over.
 template <typename V>
-TERSOR_INLINE typename V::F TimesSigmoid(typename V::F v, const Reduced<V>& e, float limit) {
+TERSOR_INLINE typename V::F Divide(typename V::F n, typename V::F n_low, typename V::F d, typename V::F d_low) {
   using F = typename V::F;
-  const F one = V::Set(1.0f), s = ExpMinusOne<V>(e.r), bounded = V::Max(V::Set(-limit), v);
-  const F denominator = V::Add(one, V::Scale(V::Add(one, s), e.n));
-  const F quotient = V::Div(V::IfNegative(v, V::Fma(bounded, s, bounded), v), denominator);
-  return V::IfNegative(v, V::Scale(quotient, e.n), quotient);
+  const F q = V::Div(n, d), inverse = V::Fma(d, V::Set(-0x1.e1e1e2p-2f), V::Set(0x1.696968p0f));  // within 6 %
+  const F over = V::Fma(q, d_low, V::Fms(q, d, n));                                               // the Fms is exact
+  return V::Fma(V::Sub(n_low, over), inverse, q);
+}
+
+// max(v, 0) - a E / (1 + E) with a = |v| as far as it matters and E = exp(-y) = 2^n (1 + s). The power of two comes
+// last, so the tail keeps its precision down to underflow. A zero keeps its sign.
+template <typename V>
+TERSOR_INLINE typename V::F TimesSigmoid(typename V::F v, typename V::F a, const Reduced<V>& e) {
+  using F = typename V::F;
+  const F one = V::Set(1.0f), s = ExpMinusOne<V>(e.r), power = V::Scale(one, e.n), base = V::Add(one, power);
+  const F d = V::Fma(power, s, base), d_low = V::Fma(power, s, V::Sub(base, d));
+  const F n = V::Fma(a, s, a), n_low = V::Fma(a, s, V::Sub(a, n));
+  return V::Sub(V::Max(V::Set(-0.0f), v), V::Scale(Divide<V>(n, n_low, d, d_low), e.n));
 }
 
 template <typename V>
 TERSOR_INLINE typename V::F Silu(typename V::F v) {
-  return TimesSigmoid<V>(v, Reduce<V>(V::Min(V::Abs(v), V::Set(110.0f))), 110.0f);
+  const typename V::F a = V::Min(V::Abs(v), V::Set(110.0f));
+  return TimesSigmoid<V>(v, a, Reduce<V>(a));
 }
 
 // 0.5 v (1 + tanh(sqrt(2 / pi) (v + 0.044715 v^3))) = v / (1 + exp(-y)) with y = v (c0 + c1 v^2). In the tail y is near
@@ -80,32 +102,36 @@ TERSOR_INLINE typename V::F GeluTanh(typename V::F v) {
   const F sum = V::Fma(c1, square, c0);
   const F sum_low = V::Add(V::Fma(c1, square_low, V::Fma(c1, square, V::Sub(c0, sum))), c0_low);  // the Sub is exact
   const F y = V::Mul(a, sum), y_low = V::Fma(a, sum_low, V::Fms(a, sum, y));
-  Reduced<V> e = Reduce<V>(y);
-  e.r = V::Sub(e.r, y_low);
-  return TimesSigmoid<V>(v, e, 11.0f);
+  return TimesSigmoid<V>(v, a, Reduce<V>(y, y_low));
 }
 
-// max(v, 0) - a Q(a) with a = |v| and Q(a) = erfc(a / sqrt 2) / 2 = -exp(-a^2 / 2) h(t) / (a + c), t = (a - c) / (a +
-// c). The polynomial h is negative, so that a zero keeps its sign. a^2 is kept to twice the precision.
+// max(v, 0) - a Q(a) with a = |v| as far as it matters and Q(a) = erfc(a / sqrt 2) / 2 = exp(-a^2 / 2) h(t) / (a + c),
+// t = (a - c) / (a + c). a^2, share = a / (a + c), h and their product are kept to twice the precision; a share that is
+// off by a part of itself makes h off by about -1.25 share times that part.
 template <typename V>
 TERSOR_INLINE typename V::F Gelu(typename V::F v) {
   using F = typename V::F;
-  const F a = V::Min(V::Abs(v), V::Set(14.5f)), square = V::Mul(a, a), square_low = V::Fms(a, a, square);
-  Reduced<V> e = Reduce<V>(V::Mul(V::Set(0.5f), square));
-  e.r = V::Fma(V::Set(-0.5f), square_low, e.r);
-  const F s = ExpMinusOne<V>(e.r);
-  const F share = V::Div(a, V::Add(a, V::Set(0x1.72p1f)));
+  const F a = V::Min(V::Abs(v), V::Set(14.5f)), half = V::Mul(V::Set(0.5f), a), y = V::Mul(half, a);
+  const Reduced<V> e = Reduce<V>(y, V::Fms(half, a, y));
+  const F s = ExpMinusOne<V>(e.r), c = V::Set(3.375f), one_over_c = V::Set(0x1.2f684cp-2f);
+  const F d = V::Add(a, c), d_low = V::Sub(V::Min(a, c), V::Sub(d, V::Max(a, c))), share = V::Div(a, d);
+  const F over = V::Fma(share, d_low, V::Fms(share, d, a));  // the Fms is exact
   const F t = V::Fma(V::Set(2.0f), share, V::Set(-1.0f));
-  F h = V::Fma(t, V::Set(0x1.5239c8p-12f), V::Set(0x1.6e7b7ep-11f));
-  h = V::Fma(t, h, V::Set(-0x1.d69848p-10f));
-  h = V::Fma(t, h, V::Set(-0x1.69ff52p-8f));
-  h = V::Fma(t, h, V::Set(0x1.c44f6ap-7f));
-  h = V::Fma(t, h, V::Set(0x1.1147b6p-5f));
-  h = V::Fma(t, h, V::Set(-0x1.ad1ee8p-3f));
-  h = V::Fma(t, h, V::Set(0x1.fa8b04p-2f));
-  h = V::Fma(t, h, V::Set(-0x1.7326e0p-1f));
-  h = V::Mul(h, share);
-  return V::Add(V::Max(V::Set(-0.0f), v), V::Scale(V::Fma(h, s, h), e.n));
+  F q = V::Fma(t, V::Set(0x1.1f14c4p-13f), V::Set(0x1.482382p-12f));
+  q = V::Fma(t, q, V::Set(-0x1.bdc90ap-11f));
+  q = V::Fma(t, q, V::Set(-0x1.277fbp-9f));
+  q = V::Fma(t, q, V::Set(0x1.006648p-7f));
+  q = V::Fma(t, q, V::Set(0x1.1dbed8p-7f));
+  q = V::Fma(t, q, V::Set(-0x1.92fb6ap-4f));
+  q = V::Fma(t, q, V::Set(0x1.2e76fep-2f));
+  q = V::Fma(t, q, V::Set(-0x1.1b21ccp-1f));
+  const F h0 = V::Set(0x1.7b6eep-1f), h = V::Fma(t, q, h0), h_low = V::Fma(t, q, V::Sub(h0, h));
+  // (1 - 1.25 share) / d, where 1 / d = (1 - share) / c
+  const F weight = V::Fma(share, V::Fma(share, V::Set(0x1.7b425ep-2f), V::Set(-0x1.555556p-1f)), one_over_c);
+  const F p = V::Mul(h, share);
+  const F p_low = V::Fma(share, h_low, V::Sub(V::Fms(h, share, p), V::Mul(h, V::Mul(over, weight))));
+  const F product = V::Add(p, V::Fma(p, s, V::Fma(p_low, s, p_low)));
+  return V::Sub(V::Max(V::Set(-0.0f), v), V::Scale(product, e.n));
 }
 
 // v Phi(v) with Phi(v) = 1 / 2 + v h(v^2) on [-4.25, 4.25] and constant beyond, h of degree 8: off by at most 1.1e-5

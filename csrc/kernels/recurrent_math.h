@@ -13,20 +13,25 @@ struct Recurrent {
   using F = typename V::F;
   static constexpr int64_t kLanes = V::kLanes;
 
-  // 1 / (1 + E) for v >= 0 and E / (1 + E) below, E = exp(-|v|).
+  // 1 / (1 + E) for v >= 0 and E / (1 + E) below, E = exp(-|v|) = 2^n (1 + s).
   [[gnu::always_inline]] static F Sigmoid(F v) {
     const Reduced<V> e = Reduce<V>(V::Min(V::Set(110.0f), V::Abs(v)));  // in this order, so that NaN stays
-    const F one = V::Set(1.0f), power = V::Scale(V::Add(one, ExpMinusOne<V>(e.r)), e.n);
-    return V::Div(V::IfNegative(v, power, one), V::Add(one, power));
+    const F one = V::Set(1.0f), s = ExpMinusOne<V>(e.r), power = V::Scale(one, e.n), base = V::Add(one, power);
+    const F d = V::Fma(power, s, base), d_low = V::Fma(power, s, V::Sub(base, d));
+    const F more = V::IfNegative(v, s, V::Set(0.0f)), n = V::Add(one, more), n_low = V::Sub(more, V::Sub(n, one));
+    const F q = Divide<V>(n, n_low, d, d_low);
+    return V::IfNegative(v, V::Scale(q, e.n), q);
   }
 
   // -u / (u + 2) with u = exp(-2 |v|) - 1 = 2^n s + (2^n - 1), where nothing cancels; the sign is that of v.
   [[gnu::always_inline]] static F Tanh(F v) {
-    const F a = V::Min(V::Set(20.0f), V::Abs(v)), one = V::Set(1.0f), zero = V::Set(0.0f);
+    const F a = V::Min(V::Set(20.0f), V::Abs(v)), zero = V::Set(0.0f), two = V::Set(2.0f);
     const Reduced<V> e = Reduce<V>(V::Add(a, a));
-    const F power = V::Scale(one, e.n), u = V::Fma(power, ExpMinusOne<V>(e.r), V::Sub(power, one));
-    const F t = V::Div(V::Sub(zero, u), V::Add(u, V::Set(2.0f)));
-    return V::IfNegative(v, V::Sub(zero, t), t);
+    const F s = ExpMinusOne<V>(e.r), power = V::Scale(V::Set(1.0f), e.n), base = V::Sub(power, V::Set(1.0f));
+    const F u = V::Fma(power, s, base), u_low = V::Fma(power, s, V::Sub(base, u));
+    const F d = V::Add(u, two), d_low = V::Add(V::Sub(u, V::Sub(d, two)), u_low);
+    const F t = Divide<V>(u, u_low, d, d_low);
+    return V::IfNegative(v, t, V::Sub(zero, t));
   }
 
   [[gnu::always_inline]] static F GruStep(const F* x, const F* h, F state) {

@@ -117,13 +117,13 @@ TEST(AllSetsGiveTheSameBits) {
   CheckEqual(Specials());
 }
 
-// The worst error over every float of magnitude 2^-31 to 128 was measured as 3.551, 2.851 and 2.666 ulp; results are
-// the same bits everywhere, so a sample that goes above is a change of the algorithm.
+// The worst error over every float of magnitude 2^-15 to 32 (silu: 128) was measured as 1.670, 1.879 and 1.553 ulp;
+// results are the same bits everywhere, so a sample that goes above is a change of the algorithm. The contract is 2.
 TEST(ReluIsExact) { CheckError(Activation::kRelu, 0.0L); }
 TEST(NoneIsExact) { CheckError(Activation::kNone, 0.0L); }
-TEST(GeluIsWithinItsBound) { CheckError(Activation::kGelu, 3.56L); }
-TEST(GeluTanhIsWithinItsBound) { CheckError(Activation::kGeluTanh, 2.86L); }
-TEST(SiluIsWithinItsBound) { CheckError(Activation::kSilu, 2.67L); }
+TEST(GeluIsWithinItsBound) { CheckError(Activation::kGelu, 1.68L); }
+TEST(GeluTanhIsWithinItsBound) { CheckError(Activation::kGeluTanh, 1.88L); }
+TEST(SiluIsWithinItsBound) { CheckError(Activation::kSilu, 1.56L); }
 
 TEST(LimitsAndNan) {
   for (const tersor::KernelSet* set : tersor::RunnableKernelSets()) {
@@ -135,6 +135,7 @@ TEST(LimitsAndNan) {
                "%s activation %d: %a %a %a %a", set->activation->id, static_cast<int>(activation),
                static_cast<double>(y[0]), static_cast<double>(y[1]), static_cast<double>(y[2]),
                static_cast<double>(y[3]));
+      if (activation != Activation::kRelu) CHECK(std::signbit(Applied(*set->activation, activation, {-0.0f})[0]));
     }
   }
 }

@@ -176,8 +176,8 @@ TEST(SigmoidAndTanh) {
     worst_sigmoid = std::max(worst_sigmoid, Ulps(sigmoid[i], tersor::reference::Sigmoid(static_cast<double>(x[i]))));
     if (x[i] != 0.0f) worst_tanh = std::max(worst_tanh, Ulps(tanh[i], std::tanh(static_cast<double>(x[i]))));
   }
-  CHECK_OR(worst_sigmoid < 3.0, "sigmoid is off by %.2f units", worst_sigmoid);
-  CHECK_OR(worst_tanh < 3.0, "tanh is off by %.2f units", worst_tanh);
+  CHECK_OR(worst_sigmoid <= 1.5, "sigmoid is off by %.2f units", worst_sigmoid);
+  CHECK_OR(worst_tanh <= 1.44, "tanh is off by %.2f units", worst_tanh);
 }
 
 TEST(EveryIsaGivesTheSameBits) {
