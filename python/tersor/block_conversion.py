@@ -58,10 +58,11 @@ class BlockConversion:
         shared = set()
         for block in self.blocks.open:
             choices = [block.members[path] for path in block.found.anatomy.qkv if path in block.members]
-            if len(choices) == 3:
-                fit(choices[0], step, torch.cat([weight_matrix(choice.candidate.module) for choice in choices]))
-                for choice in choices:
-                    choice.input_scale = choices[0].input_scale
+            dense = [choice for choice in choices if choice.kind != "lowrank_int8"]
+            if len(choices) == 3 and dense:
+                fit(dense[0], step, torch.cat([weight_matrix(choice.candidate.module) for choice in choices]))
+                for choice in dense:
+                    choice.input_scale = dense[0].input_scale
                     shared.add(id(choice))
         return shared
 

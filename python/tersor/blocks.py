@@ -155,8 +155,8 @@ def _unfit(block: Block) -> str | None:
             return f"not all of its layers are swapped: {path}: {choice.reason}"
         if choice.x_scale:
             return "its layers have static ranges"
-        if choice.kind == "sparse":
-            return "its layers are sparse without being quantised"
+        if choice.kind in ("sparse", "lowrank"):
+            return "its layers are not quantised"
     if set(block.members) != set(block.found.anatomy.linears):
         return "some of its layers are no candidates"
     for name, tensor in block.module.named_parameters():

@@ -16,7 +16,6 @@ from tersor import modules, observe
 from tersor.conversion import Conversion, convert_linear
 from tersor.convolutions import convert_convolutions
 from tersor.errors import RecipeError, SwapError
-from tersor.lowrank_conversion import convert_factored
 from tersor.module_conversion import convert_embeddings, convert_recurrent
 from tersor.pipeline import Run
 from tersor.qat_conversion import convert_trained
@@ -37,7 +36,6 @@ SUGGESTIONS = 8
 STAGES: tuple[Callable[[Conversion], None], ...] = (
     convert_convolutions,
     convert_linear,
-    convert_factored,
     convert_trained,
     convert_recurrent,
     convert_embeddings,

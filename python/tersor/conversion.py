@@ -9,6 +9,8 @@ from torch import nn
 from tersor.block_conversion import BlockConversion
 from tersor.blocks import Blocks, find_blocks, watching
 from tersor.calibrate import fit, look_at_inputs, smoothing_note
+from tersor.lowrank_conversion import factored_choices
+from tersor.lowrank_selection import FUSED
 from tersor.pipeline import Run
 from tersor.quantization import judge_codes, solve_weights
 from tersor.report import LayerRow
@@ -48,13 +50,17 @@ class Conversion:
 
 
 def convert_linear(conversion: Conversion) -> None:
-    """Replace linear layers: by int8 ones, or where they were pruned by the fastest of sparse and dense ones."""
+    """Replace linear layers: by int8 ones, or where they were pruned by the fastest of sparse and dense ones.
+
+    Factored layers become fused ones, and encoder blocks whose layers are all replaced become one layer.
+    """
     run, quantize = conversion.run, conversion.quantize
     choices, warnings = choose(run.model, run.include, run.exclude, run.untie)
-    conversion.choices += choices
+    factored = factored_choices(run, quantize is not None)
+    conversion.choices += [*choices, *factored]
     run.warnings += warnings
     step = quantize or Quantize(smooth=0)
-    blocks = find_blocks(run.model, choices) if quantize is not None and step.blocks else Blocks()
+    blocks = find_blocks(run.model, [*choices, *factored]) if quantize is not None and step.blocks else Blocks()
     with watching(blocks.blocks):
         batches = run.calibration if quantize else None
         source = look_at_inputs(run.model, choices, step, run.inputs, batches, run.progress)
@@ -73,7 +79,7 @@ def convert_linear(conversion: Conversion) -> None:
     shared = set() if solved else whole.share_smoothing(step)
 
     def build(choice: Choice) -> None:
-        if not solved and id(choice) not in shared:
+        if not solved and id(choice) not in shared and choice.kind not in FUSED:
             fit(choice, step)
         choice.seen = None  # its rows are not needed any more
         old = choice.candidate.module
@@ -84,8 +90,8 @@ def convert_linear(conversion: Conversion) -> None:
                 del conversion.replacements[member.candidate.module], conversion.names[member.candidate.module]
             conversion.replacements[block.module], conversion.names[block.module] = new, block.names
 
-    convert(choices, build, run.progress)
-    conversion.rows |= whole.ordered(choices, conversion.row_of)
+    convert([*choices, *factored], build, run.progress)
+    conversion.rows |= whole.ordered([*choices, *factored], conversion.row_of)
     run.notes += whole.notes()
     if (note := smoothing_note(step, choices, source)) is not None:
         run.notes.insert(0, note)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from tersor.factorize.factored_linear import FactoredLinear
-from tersor.modules import Candidate, accelerated_types
+from tersor.modules import Candidate
 from tersor.nn import LowRankInt8Linear, LowRankLinear
 from tersor.nn.packed_linear import PackedLinear
 from tersor.progress import track
@@ -23,7 +23,7 @@ def choose_factored(model: nn.Module, include: Sequence[str], exclude: Sequence[
     names: dict[int, list[str]] = {}
     found: dict[int, FactoredLinear] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, FactoredLinear) and not isinstance(module, accelerated_types()):
+        if type(module) is FactoredLinear:
             names.setdefault(id(module), []).append(name)
             found[id(module)] = module
     choices = []

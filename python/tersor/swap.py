@@ -92,9 +92,9 @@ def swap(
     judge(choices, force=force, progress=progress)
     factored = choose_factored(model, include, exclude, quantised=True)
     judge_factored(factored, force=force, progress=progress)
-    require_any([*choices, *factored])
-    whole = BlockConversion(find_blocks(model, choices) if blocks else Blocks(), force=force, progress=progress)
     choices += factored
+    require_any(choices)
+    whole = BlockConversion(find_blocks(model, choices) if blocks else Blocks(), force=force, progress=progress)
     rows: dict[int, LayerRow] = {}
     built: dict[nn.Module, nn.Module] = {}  # float module -> what takes its place
 

@@ -15,7 +15,7 @@ from tersor.benchmark import torch_threads
 from tersor.blocks import USUAL_SHAPES, Block, close_unfit, find_blocks, watching
 from tersor.encoder.family import argument_names
 from tersor.modules import HOOKS, Candidate
-from tersor.nn import EncoderBlock, Int8Linear, SparseInt8Linear
+from tersor.nn import EncoderBlock, Int8Linear, LowRankInt8Linear, SparseInt8Linear
 from tersor.progress import track
 from tersor.selection import Choice
 from tersor.tune import MARGIN, Tuner, Verdict, race
@@ -116,11 +116,17 @@ def describe_block(block: Block, dtype: torch.dtype) -> str:
     """Extents and kinds of a block in words, the key of its measurements."""
     anatomy = block.found.anatomy
     up: Any = block.module.get_submodule(anatomy.up)
-    kinds = [f"{c.kind} {c.pattern} {c.sparsity:.3g}" if c.kind != "int8" else "int8" for c in block.swapped.values()]
+    kinds = [_kind(choice) for choice in block.swapped.values()]
     order = "pre-norm" if anatomy.norm_first else "post-norm"
     shape = f"{up.in_features} x {up.out_features}, {anatomy.heads} heads, {anatomy.activation}, {order}"
     which = kinds[0] if len(set(kinds)) == 1 else "/".join(kinds)
     return f"{block.found.family.name} block {shape}, {which} {str(dtype).removeprefix('torch.')}"
+
+
+def _kind(choice: Choice) -> str:
+    if choice.kind == "lowrank_int8":
+        return f"rank {choice.candidate.module.rank}"
+    return "int8" if choice.kind == "int8" else f"{choice.kind} {choice.pattern} {choice.sparsity:.3g}"
 
 
 def _bare(module: nn.Module) -> nn.Module:
@@ -136,6 +142,8 @@ def _converted(block: Block, path: str, choice: Choice) -> nn.Module:
     layer = block.module.get_submodule(path)
     if choice.kind == "sparse_int8":
         return SparseInt8Linear.from_float(layer, pattern=choice.pattern)
+    if choice.kind == "lowrank_int8":
+        return LowRankInt8Linear.from_float(layer)
     return Int8Linear.from_float(layer)
 
 

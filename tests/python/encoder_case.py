@@ -9,16 +9,36 @@ from encoder_models import blocks_of, make_model
 from torch import Tensor, nn
 
 from tersor.encoder.plain import PlainBlock
+from tersor.factorize import FactoredLinear
 from tersor.nn import EncoderBlock
 
-CASES = ("plain", "plain pre-norm", "sparse smoothed", "bert", "distilbert", "vit", "bart", "torch", "torch pre-norm")
+CASES = (
+    "plain",
+    "plain pre-norm",
+    "sparse smoothed",
+    "low rank",
+    "low rank smoothed",
+    "bert",
+    "distilbert",
+    "vit",
+    "bart",
+)
+CASES += ("torch", "torch pre-norm")
+FACTORED = {
+    "low rank": {"query": 5, "key": 4, "value": 5, "up": 8, "down": 6, "out": 24},
+    "low rank smoothed": {"query": 3, "key": 5, "value": 6, "up": 8},
+}
+
 KEEP = torch.tensor([[True] * 6, [True] * 4 + [False] * 2, [True] + [False] * 5])
 
 
 def make_float(case: str) -> nn.Module:
     torch.manual_seed(1)
-    if case.startswith(("plain", "sparse")):
+    if case.startswith(("plain", "sparse", "low rank")):
         block = PlainBlock(24, 3, 40, head_dim=16 if case == "plain" else None, norm_first=case.endswith("pre-norm"))
+        for path, rank in FACTORED.get(case, {}).items():
+            layer = block.get_submodule(path)
+            setattr(block, path, FactoredLinear(layer.in_features, layer.out_features, rank))
         for parameter in block.parameters():
             nn.init.normal_(parameter, 0.3, 0.3) if parameter.dim() == 1 else nn.init.normal_(parameter, std=0.3)
         return block.eval()
@@ -28,6 +48,8 @@ def make_float(case: str) -> nn.Module:
 
 
 def settings_of(case: str, module: Any) -> dict[str, Any]:
+    if case == "low rank smoothed":
+        return {"input_scales": {"up": torch.rand(24) + 0.1, "qkv": torch.rand(24) + 0.1}}
     if case != "sparse smoothed":
         return {}
     for layer in (module.query, module.key, module.value, module.down):

@@ -153,6 +153,10 @@ def test_bad_tensors_and_configs_are_refused() -> None:
         {**config, "qkv": {**config["qkv"], "kept": 5}},
         {**config, "qkv": {**config["qkv"], "pattern": "1x999"}},
         {**config, "out": None},
+        {**config, "qkv": {**config["qkv"], "ranks": [4]}},
+        {**config, "out": {**config["out"], "ranks": [True]}},
+        {**config, "out": {**config["out"], "ranks": [25]}},
+        {**config, "out": {**config["out"], "ranks": [4], "pattern": "1x4"}},
         {},
         None,
     ):
@@ -187,6 +191,8 @@ def test_wrong_inputs_say_what_is_expected() -> None:
     nn.init.constant_(broken.up.weight, torch.inf)
     with pytest.raises(ValueError, match="NaN or infinity"):
         EncoderBlock.from_float(broken)
+    with pytest.raises(ValueError, match="no pattern"):
+        EncoderBlock.from_float(make_float("low rank"), patterns={"up": "1x4"})
     with pytest.raises(ValueError, match="unknown product"):
         EncoderBlock.from_float(PlainBlock(24, 3, 40), patterns={"q": "1x4"})
 
@@ -197,6 +203,9 @@ def test_operations_are_those_of_the_definition() -> None:
     assert block.operations(3, 5) == linear + 3 * 2 * (2 * 5 * 5 * 24)
     sparse = EncoderBlock.from_float(PlainBlock(24, 3, 40), patterns={"up": "1x4"})
     assert sparse.operations(3, 5) == block.operations(3, 5)  # nothing of it is 0
+    thin = EncoderBlock.from_float(make_float("low rank"))
+    weights = 14 * (72 + 24) + 24 * (24 + 24) + 8 * (40 + 24) + 6 * (24 + 40)
+    assert thin.operations(3, 5) == 2 * 3 * 5 * weights + 3 * 2 * (2 * 5 * 5 * 24)
 
 
 def test_registry_and_example() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tersor.encoder.family import Anatomy, Family, activation_name, are, register_family
+from tersor.encoder.family import LINEAR, Anatomy, Family, activation_name, are, register_family
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _OUT, _UP, _DOWN = "self_attn.out_proj", "fc1", "fc2"
@@ -22,7 +22,7 @@ class Bart(Family):
     @classmethod
     def anatomy(cls, module: nn.Module) -> Anatomy | None:
         """The parts of `module`, or None when it is built in another way; ValueError says what keeps it out."""
-        if not (are(module, nn.Linear, *_QKV, _OUT, _UP, _DOWN) and are(module, nn.LayerNorm, *_NORMS)):
+        if not (are(module, LINEAR, *_QKV, _OUT, _UP, _DOWN) and are(module, nn.LayerNorm, *_NORMS)):
             return None
         layer: Any = module
         if "encoder_attn" in module._modules or getattr(layer.self_attn, "is_decoder", False):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tersor.encoder.family import Anatomy, Family, activation_name, are, register_family
+from tersor.encoder.family import LINEAR, Anatomy, Family, activation_name, are, register_family
 
 _QKV = ("attention.self.query", "attention.self.key", "attention.self.value")
 _OUT, _UP, _DOWN = "attention.output.dense", "intermediate.dense", "output.dense"
@@ -22,7 +22,7 @@ class Bert(Family):
     @classmethod
     def anatomy(cls, module: nn.Module) -> Anatomy | None:
         """The parts of `module`, or None when it is built in another way; ValueError says what keeps it out."""
-        if not (are(module, nn.Linear, *_QKV, _OUT, _UP, _DOWN) and are(module, nn.LayerNorm, *_NORMS)):
+        if not (are(module, LINEAR, *_QKV, _OUT, _UP, _DOWN) and are(module, nn.LayerNorm, *_NORMS)):
             return None
         layer: Any = module
         attention = layer.attention.self

@@ -11,7 +11,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from tersor.factorize.factored_linear import FactoredLinear
+
 FAMILIES: dict[str, type[Family]] = {}
+
+LINEAR = (nn.Linear, FactoredLinear)
+"""What the linear layers of a block may be."""
 
 FamilyT = TypeVar("FamilyT", bound="type[Family]")
 
@@ -144,8 +149,8 @@ def part(module: nn.Module, path: str) -> nn.Module | None:
     return found
 
 
-def are(module: nn.Module, kind: type[nn.Module], *paths: str) -> bool:
-    """Whether there is a module of that type at every path."""
+def are(module: nn.Module, kind: type[nn.Module] | tuple[type[nn.Module], ...], *paths: str) -> bool:
+    """Whether there is a module of that type, or of one of them, at every path."""
     return all(isinstance(part(module, path), kind) for path in paths)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tersor.encoder.family import Anatomy, Family, activation_name, are, register_family
+from tersor.encoder.family import LINEAR, Anatomy, Family, activation_name, are, register_family
 
 _QKV = ("attention.attn.q", "attention.attn.k", "attention.attn.v")
 _OUT, _UP, _DOWN = "attention.attn.o", "intermediate.dense", "output.dense"
@@ -23,7 +23,7 @@ class MPNet(Family):
     @classmethod
     def anatomy(cls, module: nn.Module) -> Anatomy | None:
         """The parts of `module`, or None when it is built in another way; ValueError says what keeps it out."""
-        if not (are(module, nn.Linear, *_QKV, _OUT, _UP, _DOWN) and are(module, nn.LayerNorm, *_NORMS)):
+        if not (are(module, LINEAR, *_QKV, _OUT, _UP, _DOWN) and are(module, nn.LayerNorm, *_NORMS)):
             return None
         layer: Any = module
         return Anatomy(

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tersor.encoder.family import Anatomy, Family, activation_name, are, register_family
+from tersor.encoder.family import LINEAR, Anatomy, Family, activation_name, are, register_family
 
 _ATTENTION, _OUT, _UP, _DOWN = "self_attn", "self_attn.out_proj", "linear1", "linear2"
 _NORMS = ("norm1", "norm2")
@@ -26,7 +26,7 @@ class TorchLayer(Family):
         if not isinstance(module, nn.TransformerEncoderLayer) or not are(module, nn.LayerNorm, *_NORMS):
             return None
         attention: Any = module.self_attn
-        if not are(module, nn.MultiheadAttention, _ATTENTION) or not are(module, nn.Linear, _OUT, _UP, _DOWN):
+        if not are(module, nn.MultiheadAttention, _ATTENTION) or not are(module, LINEAR, _OUT, _UP, _DOWN):
             return None
         if not attention.batch_first:
             raise ValueError("batch_first=False: only batch_first=True is supported")

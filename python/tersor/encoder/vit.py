@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tersor.encoder.family import Anatomy, Family, activation_name, are, register_family
+from tersor.encoder.family import LINEAR, Anatomy, Family, activation_name, are, register_family
 
 _NEW = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "mlp.fc1", "mlp.fc2")
 _OLD = (
@@ -29,7 +29,7 @@ class ViT(Family):
     @classmethod
     def anatomy(cls, module: nn.Module) -> Anatomy | None:
         """The parts of `module`, or None when it is built in another way; ValueError says what keeps it out."""
-        paths = next((paths for paths in (_NEW, _OLD) if are(module, nn.Linear, *paths)), None)
+        paths = next((paths for paths in (_NEW, _OLD) if are(module, LINEAR, *paths)), None)
         if paths is None or not are(module, nn.LayerNorm, *_NORMS):
             return None
         layer: Any = module

@@ -17,7 +17,6 @@ from tersor.encoder.probe import Found
 from tersor.errors import TersorError
 from tersor.nn.encoder_config import BlockConfig
 from tersor.nn.encoder_convert import (
-    Integers,
     canonical,
     from_converted_layers,
     from_float_weights,
@@ -26,6 +25,7 @@ from tersor.nn.encoder_convert import (
 )
 from tersor.nn.encoder_frame import Frame, blank_block, clash, differences, float_module, look, stand_alone, stand_in
 from tersor.nn.encoder_fused import block_with_grad, compiled_block, needs_float
+from tersor.nn.encoder_integers import Integers
 from tersor.nn.encoder_packed import inspect_block, pack_block, unpack_block
 from tersor.nn.packed_layer import DTYPES, Expected, PackedLayer
 from tersor.nn.registry import register
@@ -124,6 +124,9 @@ class EncoderBlock(PackedLayer):
     ) -> Self:
         """Quantises an encoder block, which is not changed; tersor.swap moves its hooks.
 
+        Layers that are a FactoredLinear stay of low rank. Queries, keys and values become one product: of low rank
+        where all three are and that is less work than the dense product, else dense.
+
         Args:
             module: a block of a family in tersor.encoder.
             input_scales: float32 [inputs] for products ("qkv", "out", "up", "down") that are to be smoothed.
@@ -146,8 +149,8 @@ class EncoderBlock(PackedLayer):
 
         Args:
             module: a float block, whose norms are taken.
-            layers: what stands for its linear layers, by their dotted path below it: Int8Linear or SparseInt8Linear.
-                An nn.MultiheadAttention is quantised here.
+            layers: what stands for its linear layers, by their dotted path below it: Int8Linear, SparseInt8Linear or
+                LowRankInt8Linear. An nn.MultiheadAttention is quantised here.
 
         Raises:
             ValueError: it is no encoder block, or its layers can't be one; the message says why.
@@ -217,8 +220,7 @@ class EncoderBlock(PackedLayer):
     def describe_products(self) -> tuple[str, ...]:
         """Every product in words: its name, extents (outputs x inputs) and kind."""
         return tuple(
-            f"{name} {p.n}x{p.k} {'int8' if p.pattern is None else f'sparse int8 {p.pattern}'}"
-            for name, p in self._settings.products.items()
+            f"{name} {product.n}x{product.k} {product.kind}" for name, product in self._settings.products.items()
         )
 
     def operations(self, batch: int, tokens: int) -> int:
@@ -262,8 +264,5 @@ class EncoderBlock(PackedLayer):
         """What stands between the parentheses of repr, beside the modules inside."""
         settings = self._settings
         order = "pre-norm" if settings.norm_first else "post-norm"
-        kinds = {
-            name: "int8" if p.pattern is None else f"sparse int8 {p.pattern}" for name, p in settings.products.items()
-        }
-        whole = ", ".join(f"{name}={kind}" for name, kind in kinds.items())
+        whole = ", ".join(f"{name}={product.kind}" for name, product in settings.products.items())
         return f"{settings.hidden}, heads={settings.heads}, ffn={settings.ffn}, {settings.activation}, {order}, {whole}"

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tersor.encoder.family import Anatomy, part
 from tersor.encoder.probe import float_weights, shape_of
 from tersor.encoder.reference import NORMS, PRODUCTS
-from tersor.nn.encoder_config import BlockConfig, Product, product_extents
+from tersor.factorize.factored_linear import FactoredLinear
+from tersor.nn.encoder_config import BlockConfig
+from tersor.nn.encoder_integers import Integers, joined, of_converted, of_float
+from tersor.nn.encoder_product import Product, product_extents
+from tersor.nn.encoder_weight import gathered
 from tersor.nn.float_linear import float_weight_problem
-from tersor.nn.int8_linear import Int8Linear
 from tersor.nn.linear_config import checked_input_scale
+from tersor.nn.lowrank_int8_linear import LowRankInt8Linear
 from tersor.nn.packed_layer import DTYPE_NAMES
-from tersor.nn.sparse_int8_linear import SparseInt8Linear
-from tersor.nn.sparse_weight import compact, expand, grid_of
+from tersor.nn.sparse_weight import compact, grid_of
 from tersor.quantize import quantize_s8
-
-
-class Integers(NamedTuple):
-    """The weight of one product: q int8 [n, k] times scale [n] (times input_scale [k]), its bias, how its zeros lie."""
-
-    q: Tensor
-    scale: Tensor
-    input_scale: Tensor | None
-    bias: Tensor
-    pattern: str | None
 
 
 def from_float_weights(
@@ -37,7 +29,8 @@ def from_float_weights(
     """The four products of a float block, rounded to int8: see EncoderBlock.from_float.
 
     Raises:
-        ValueError: a weight holds NaN or infinity, an input scale is not valid, a name is unknown.
+        ValueError: a weight holds NaN or infinity, an input scale is not valid, a name is unknown, a weight of low rank
+            is said to have a pattern.
     """
     if unknown := {*input_scales, *patterns} - {*PRODUCTS}:
         raise ValueError(f"unknown product {', '.join(sorted(unknown))}; known: {', '.join(PRODUCTS)}")
@@ -47,6 +40,12 @@ def from_float_weights(
         weight, input_scale = weights[f"{name}.weight"], input_scales.get(name)
         if input_scale is not None:
             input_scale = checked_input_scale(input_scale, weight.shape[1])
+        layers = [part(module, path) for path in _paths(anatomy, name)]
+        if any(isinstance(layer, FactoredLinear) for layer in layers):
+            if name in patterns:
+                raise ValueError(f"{name}: a weight of low rank has no pattern, got {patterns[name]!r}")
+            products[name] = joined([of_float(layer, input_scale) for layer in layers if layer is not None])
+            continue
         q, scale = quantize_s8(weight, input_scale)
         products[name] = Integers(q, scale, input_scale, weights[f"{name}.bias"].float(), patterns.get(name))
     return products
@@ -63,43 +62,17 @@ def from_converted_layers(module: nn.Module, anatomy: Anatomy, layers: Mapping[s
     weights = float_weights(module, anatomy) if len(anatomy.qkv) == 1 else {}
     products = {}
     for name in PRODUCTS:
-        paths = anatomy.qkv if name == "qkv" else (getattr(anatomy, name),)
+        paths = _paths(anatomy, name)
         if f"{name}.weight" in weights and paths[0] not in layers:
             q, scale = quantize_s8(weights[f"{name}.weight"])
             products[name] = Integers(q, scale, None, weights[f"{name}.bias"].float(), None)
         else:
-            products[name] = _joined([_integers(path, layers.get(path)) for path in paths])
+            products[name] = joined([of_converted(path, layers.get(path)) for path in paths])
     return products
 
 
-def _integers(path: str, layer: nn.Module | None) -> Integers:
-    if type(layer) not in (Int8Linear, SparseInt8Linear):
-        raise ValueError(f"its {path} becomes a {type(layer).__name__}, not an int8 layer")
-    assert isinstance(layer, Int8Linear)
-    if layer.x_scale:
-        raise ValueError(f"the input of its {path} has a static range; a block measures its own")
-    tensors, pattern = layer.canonical_tensors(), None
-    q = tensors["weight_q"]
-    if isinstance(layer, SparseInt8Linear):
-        q, pattern = expand(tensors["weight_mask"], q, layer.grid), layer.pattern
-    bias = tensors["bias"].float() if "bias" in tensors else torch.zeros(layer.out_features)
-    return Integers(q, tensors["weight_scale"], tensors.get("input_scale"), bias, pattern)
-
-
-def _joined(parts: list[Integers]) -> Integers:
-    first = parts[0]
-    for other in parts[1:]:
-        one, two = first.input_scale, other.input_scale
-        if (one is None) != (two is None) or (one is not None and two is not None and not torch.equal(one, two)):
-            raise ValueError("its queries, keys and values are smoothed in different ways")
-    patterns = {part.pattern for part in parts}
-    return Integers(
-        torch.cat([part.q for part in parts]),
-        torch.cat([part.scale for part in parts]),
-        first.input_scale,
-        torch.cat([part.bias for part in parts]),
-        patterns.pop() if len(patterns) == 1 else None,
-    )
+def _paths(anatomy: Anatomy, product: str) -> tuple[str, ...]:
+    return anatomy.qkv if product == "qkv" else (getattr(anatomy, product),)
 
 
 def canonical(
@@ -110,15 +83,21 @@ def canonical(
     extents = product_extents(shape.hidden, shape.attention, shape.ffn)
     tensors: dict[str, Tensor] = {}
     described: dict[str, Product] = {}
-    for name, (q, scale, input_scale, bias, pattern) in products.items():
-        (n, k), kept = extents[name], 0
-        tensors[f"{name}.weight_q"], tensors[f"{name}.weight_scale"], tensors[f"{name}.bias"] = q, scale, bias
+    for name, product in products.items():
+        (n, k), kept, pattern = extents[name], 0, product.pattern
+        tensors[f"{name}.bias"] = product.bias
+        if product.down is not None:
+            tensors[f"{name}.weight_down_q"], tensors[f"{name}.weight_down_scale"] = product.down
+            tensors[f"{name}.weight_up_q"] = gathered(product.q, product.ranks)
+            tensors[f"{name}.weight_up_scale"] = product.scale
+        else:
+            tensors[f"{name}.weight_q"], tensors[f"{name}.weight_scale"] = product.q, product.scale
         if pattern is not None:
-            tensors[f"{name}.weight_mask"], values = compact(q, grid_of(pattern, n, k))
+            tensors[f"{name}.weight_mask"], values = compact(product.q, grid_of(pattern, n, k))
             tensors[f"{name}.weight_q"], kept = values, len(values)
-        if input_scale is not None:
-            tensors[f"{name}.input_scale"] = input_scale
-        described[name] = Product(n, k, input_scale is not None, pattern, kept)
+        if product.input_scale is not None:
+            tensors[f"{name}.input_scale"] = product.input_scale
+        described[name] = Product(n, k, product.input_scale is not None, pattern, kept, product.ranks)
     for norm in NORMS:
         layer: Any = part(module, getattr(anatomy, norm))
         for key in ("weight", "bias"):
@@ -142,7 +121,8 @@ def weight_reason(module: nn.Module, anatomy: Anatomy) -> str | None:
     """Why the tensors of a float block can't be packed, or None when they can."""
     for path in anatomy.linears:
         layer = part(module, path)
-        if layer is not None and (reason := float_weight_problem(layer)) is not None:
+        check = LowRankInt8Linear.reason_against if isinstance(layer, FactoredLinear) else float_weight_problem
+        if layer is not None and (reason := check(layer)) is not None:
             return f"{path}: {reason}"
     return tensor_reason(module, anatomy)
 

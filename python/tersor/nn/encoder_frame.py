@@ -10,8 +10,11 @@ from torch import nn
 from tersor.encoder.family import Anatomy, Family, argument_names, find_family
 from tersor.encoder.plain import Plain, PlainBlock, plain_anatomy
 from tersor.encoder.probe import PROBE, Found, shape_of
+from tersor.encoder.reference import PRODUCTS
+from tersor.factorize.factored_linear import FactoredLinear
 from tersor.nn.encoder_config import BlockConfig
-from tersor.nn.encoder_parts import OWN, Duplicate, copy_attributes, make_floats, make_parts, rebuilt
+from tersor.nn.encoder_parts import make_floats, make_parts
+from tersor.nn.encoder_tree import OWN, Duplicate, copy_attributes, rebuilt
 
 if TYPE_CHECKING:
     from tersor.nn.encoder_block import EncoderBlock
@@ -108,6 +111,10 @@ def stand_alone(block: EncoderBlock, config: BlockConfig) -> None:
         eps=(config.eps1, config.eps2),
         device="meta",
     )
+    for product, paths in zip(PRODUCTS, (("query", "key", "value"), ("out",), ("up",), ("down",)), strict=True):
+        for path, rank in zip(paths, config.products[product].ranks, strict=False):
+            layer = getattr(plain, path)
+            setattr(plain, path, FactoredLinear(layer.in_features, layer.out_features, rank, device="meta"))
     stand_in(block, plain, Found(Plain, plain_anatomy(plain), False))
 
 

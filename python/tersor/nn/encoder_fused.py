@@ -14,8 +14,8 @@ from tersor.encoder.family import Call
 from tersor.encoder.masks import note_output, recognise
 from tersor.encoder.plain import PlainShape
 from tersor.encoder.reference import NORMS, PRODUCTS, encoder_block, layers_of
-from tersor.nn.encoder_config import product_extents
 from tersor.nn.encoder_packed import inspect_block, part_of
+from tersor.nn.encoder_product import product_extents
 from tersor.ops import ENCODER_BLOCK
 
 if TYPE_CHECKING:

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from tersor._native import core
 from tersor.encoder.reference import PRODUCTS
-from tersor.nn.encoder_config import BlockConfig, Product
-from tersor.nn.packed_weight import pack_canonical, room, unpack
-from tersor.nn.sparse_packed import pack_sparse_s8, unpack_sparse_s8
-from tersor.nn.sparse_weight import compact, expand, grid_of
-from tersor.quantize import dequantize_s8
+from tersor.nn.encoder_config import BlockConfig
+from tersor.nn.encoder_weight import float_factors, float_weight, pack_product, unpack_product
+from tersor.nn.packed_weight import room
 
 _NATIVE = {"qkv": "qkv", "out": "out", "up": "ffn_in", "down": "ffn_out"}
 _FLOATS = {
@@ -43,7 +41,7 @@ def pack_block(config: BlockConfig, tensors: Mapping[str, Tensor]) -> Tensor:
         "eps2": config.eps2,
         "scale": config.head_dim**-0.5,
     }
-    weights = [_pack_product(name, config.products[name], tensors).numpy() for name in PRODUCTS]
+    weights = [pack_product(name, config.products[name], tensors).numpy() for name in PRODUCTS]
     floats = {name: tensors[name].contiguous().numpy() for name in _FLOATS}
     biases = [floats[f"{name}.bias"] for name in PRODUCTS]
     norms = [floats[f"{norm}.{key}"] for norm in ("norm1", "norm2") for key in ("weight", "bias")]
@@ -52,41 +50,18 @@ def pack_block(config: BlockConfig, tensors: Mapping[str, Tensor]) -> Tensor:
         return room(block.numel()).copy_(block)
 
 
-def _pack_product(name: str, product: Product, tensors: Mapping[str, Tensor]) -> Tensor:
-    q, scale = tensors[f"{name}.weight_q"], tensors[f"{name}.weight_scale"]
-    input_scale = tensors.get(f"{name}.input_scale")
-    if input_scale is not None and not bool((torch.isfinite(input_scale) & (input_scale > 0)).all()):
-        raise ValueError(f"{name}.input_scale: expected values that are finite and greater than 0")
-    if product.pattern is None:
-        return pack_canonical(q, scale, input_scale)
-    grid = grid_of(product.pattern, product.n, product.k)
-    return pack_sparse_s8(expand(tensors[f"{name}.weight_mask"], q, grid), scale, input_scale)
-
-
 def unpack_block(packed: Tensor, config: BlockConfig) -> dict[str, Tensor]:
     """The canonical tensors of a block, fresh."""
     tensors: dict[str, Tensor] = {}
     for name, product in config.products.items():
-        q, scale, input_scale = _unpack_product(packed, name, product)
-        if product.pattern is None:
-            tensors[f"{name}.weight_q"] = q
-        else:
-            mask, values = compact(q, grid_of(product.pattern, product.n, product.k))
-            tensors[f"{name}.weight_mask"], tensors[f"{name}.weight_q"] = mask, values
-        tensors[f"{name}.weight_scale"] = scale
-        if input_scale is not None:
-            tensors[f"{name}.input_scale"] = input_scale
+        tensors |= unpack_product(*_weight(packed, name), name, product)
     return {**tensors, **{name: _floats(packed, name) for name in _FLOATS}}
 
 
-def _unpack_product(packed: Tensor, name: str, product: Product) -> tuple[Tensor, Tensor, Tensor | None]:
+def _weight(packed: Tensor, name: str) -> tuple[Tensor, str]:
+    """The packed weight of a product and its kind."""
     entry = next(part for part in inspect_block(packed)["parts"] if part["name"] == _NATIVE[name])
-    begin, size = entry["offset"], entry["bytes"]
-    weight = packed[begin : begin + size]
-    if entry["kind"] == "sparse":
-        return unpack_sparse_s8(weight)
-    values = core().input_scale_s8(weight.numpy())
-    return (*unpack(weight, product.n, product.k), None if values is None else torch.from_numpy(values))
+    return packed[entry["offset"] : entry["offset"] + entry["bytes"]], entry["kind"]
 
 
 def _floats(packed: Tensor, name: str) -> Tensor:
@@ -101,23 +76,31 @@ def inspect_block(packed: Tensor) -> dict[str, Any]:
     return found
 
 
-_NAMES = (*PRODUCTS, *_FLOATS)
+_FACTORS = tuple(f"{name}.{factor}" for name in PRODUCTS for factor in ("weight_down", "weight_up"))
+_NAMES = (*PRODUCTS, *_FLOATS, *_FACTORS)
 
 
 def part_of(packed: Tensor, name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """A weight [n, k] of a block by the name of its product, or its floats [n] as [1, n], in `dtype`."""
+    """A tensor of a block in `dtype`.
+
+    Args:
+        name: that of a product for its weight [n, k]; with ".weight_down" [rank, k] or ".weight_up" [n, rank] for the
+            factors of one of low rank; or that of floats [n], which come as [1, n].
+    """
     tensor: Tensor = read_part(packed, _NAMES.index(name), *shape, dtype)
     return tensor
 
 
 @torch.library.custom_op("tersor::encoder_part", mutates_args=())
 def read_part(packed: Tensor, part: int, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """A tensor of a packed encoder block, `dtype` [rows, columns]; parts are numbered: four weights, then floats."""
+    """A tensor of a packed encoder block, `dtype` [rows, columns]; `part` is the place of its name in _NAMES."""
     name = _NAMES[part]
-    if name not in _NATIVE:
-        return _floats(packed, name).to(dtype).view(rows, columns)
-    q, scale, input_scale = _unpack_product(packed, name, Product(rows, columns, False, None, 0))
-    return dequantize_s8(q, scale, input_scale).to(dtype)
+    if name in _NATIVE:
+        return float_weight(*_weight(packed, name), rows, columns).to(dtype)
+    if name in _FACTORS:
+        product, _, factor = name.partition(".")
+        return float_factors(_weight(packed, product)[0])[factor].to(dtype)
+    return _floats(packed, name).to(dtype).view(rows, columns)
 
 
 @read_part.register_fake

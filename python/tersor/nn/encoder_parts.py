@@ -6,7 +6,6 @@ op has no form for. They hold no tensors of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,25 +13,20 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from tersor.encoder.family import Anatomy
-from tersor.modules import HOOKS
+from tersor.factorize.factored_linear import FactoredLinear
 from tersor.nn.encoder_packed import part_of
+from tersor.nn.encoder_tree import Make
 
 if TYPE_CHECKING:
     from tersor.nn.encoder_block import EncoderBlock
 
-OWN = frozenset(nn.Module().__dict__)
-"""What every module has in its __dict__."""
-
-Make = Callable[[str, nn.Module], "nn.Module | None"]
-Duplicate = Callable[[Any], Any]
-
 
 class Place(NamedTuple):
-    """Which rows of which product a layer stands for."""
+    """Which part of a product a layer stands for: the queries, the keys, the values, or all of it."""
 
     product: str
-    first: int
-    rows: int
+    number: int
+    parts: int
 
 
 class _Part(nn.Module):
@@ -51,37 +45,82 @@ class _Part(nn.Module):
         """Nothing: the block takes everything."""
 
 
-class PartLinear(_Part, nn.Linear):
-    """An nn.Linear of the float block, with the dequantised weight."""
+class _PartOfProduct(_Part):
+    """What stands for some rows of one product."""
 
-    def __init__(self, block: EncoderBlock, place: Place, in_features: int, layer: nn.Linear) -> None:
-        _Part.__init__(self, block)
-        has_bias = layer.bias is not None
-        self._tersor_class = getattr(layer, "_tersor_class", type(layer))
-        self.in_features, self.out_features = in_features, place.rows
+    def __init__(self, block: EncoderBlock, place: Place, has_bias: bool) -> None:
+        super().__init__(block)
+        rows, self.in_features = block.extents[place.product]
+        self.out_features = rows // place.parts
         self._tersor_place, self._tersor_bias = place, has_bias
 
-    def _read(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        block, (product, first, rows) = self._block, self._tersor_place
-        whole = block.extents[product]
-        weight = part_of(block.packed, product, whole, dtype)[first : first + rows]
+    def _rows(self, name: str, width: int, dtype: torch.dtype) -> Tensor:
+        """The rows of this part, of a tensor with as many rows as the product has outputs."""
+        first, whole = self._tersor_place.number * self.out_features, self._tersor_place.parts * self.out_features
+        return part_of(self._block.packed, name, (whole, width), dtype)[first : first + self.out_features]
+
+    def _read_bias(self, dtype: torch.dtype) -> Tensor | None:
         if not self._tersor_bias:
-            return weight, None
-        return weight, part_of(block.packed, f"{product}.bias", (1, whole[0]), dtype)[0, first : first + rows]
+            return None
+        place = self._tersor_place
+        shape = (1, place.parts * self.out_features)
+        bias = part_of(self._block.packed, f"{place.product}.bias", shape, dtype)[0]
+        return bias[place.number * self.out_features :][: self.out_features]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias [out_features], or None as in the float block."""
+        return self._read_bias(self._block.dtype)
+
+
+class PartLinear(_PartOfProduct, nn.Linear):  # type: ignore[misc]
+    """An nn.Linear of the float block, with the dequantised weight."""
+
+    def __init__(self, block: EncoderBlock, place: Place, layer: nn.Module) -> None:
+        super().__init__(block, place, layer.bias is not None)
+        own = type(layer) if isinstance(layer, nn.Linear) else nn.Linear
+        self._tersor_class = getattr(layer, "_tersor_class", own)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The dequantised weight [out_features, in_features], computed when it is read."""
+        return self._rows(self._tersor_place.product, self.in_features, self._block.dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features], in the dtype of the input."""
+        weight = self._rows(self._tersor_place.product, self.in_features, input.dtype)
+        return F.linear(input, weight, self._read_bias(input.dtype))
+
+
+class PartFactored(_PartOfProduct, FactoredLinear):  # type: ignore[misc]
+    """A FactoredLinear of the float block, with the dequantised factors."""
+
+    def __init__(self, block: EncoderBlock, place: Place, layer: nn.Module) -> None:
+        super().__init__(block, place, layer.bias is not None)
+        ranks = block._settings.products[place.product].ranks
+        self.rank, self._tersor_rank = ranks[place.number], sum(ranks)
+        self._tersor_column = sum(ranks[: place.number])
+
+    def _read(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        name, columns = self._tersor_place.product, slice(self._tersor_column, self._tersor_column + self.rank)
+        shape = (self._tersor_rank, self.in_features)
+        down = part_of(self._block.packed, f"{name}.weight_down", shape, dtype)[columns]
+        return down, self._rows(f"{name}.weight_up", self._tersor_rank, dtype)[:, columns]
+
+    @property
+    def weight_down(self) -> Tensor:  # type: ignore[override]
+        """The first factor [rank, in_features], a copy."""
         return self._read(self._block.dtype)[0]
 
     @property
-    def bias(self) -> Tensor | None:  # type: ignore[override]
-        """The bias [out_features], or None as in the float block."""
+    def weight_up(self) -> Tensor:  # type: ignore[override]
+        """The second factor [out_features, rank], a copy."""
         return self._read(self._block.dtype)[1]
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features], in the dtype of the input."""
-        return F.linear(input, *self._read(input.dtype))
+        down, up = self._read(input.dtype)
+        return F.linear(F.linear(input, down), up, self._read_bias(input.dtype))
 
 
 class PartNorm(_Part, nn.LayerNorm):
@@ -142,10 +181,8 @@ class PartAttention(_Part, nn.MultiheadAttention):
 
 def make_parts(block: EncoderBlock, anatomy: Anatomy) -> Make:
     """For `rebuilt`: the part that stands for a module of the float block, None for what has no tensors."""
-    attention = block.extents["out"][1]
-    places = {path: Place("qkv", index * attention, attention) for index, path in enumerate(anatomy.qkv)}
-    for product in ("out", "up", "down"):
-        places[getattr(anatomy, product)] = Place(product, 0, block.extents[product][0])
+    places = {path: Place("qkv", index, len(anatomy.qkv)) for index, path in enumerate(anatomy.qkv)}
+    places |= {getattr(anatomy, product): Place(product, 0, 1) for product in ("out", "up", "down")}
     norms = dict(zip(anatomy.norms, ("norm1", "norm2"), strict=True))
 
     def make(path: str, module: Any) -> nn.Module | None:
@@ -155,7 +192,8 @@ def make_parts(block: EncoderBlock, anatomy: Anatomy) -> Make:
             return PartAttention(block, module.in_proj_bias is not None)
         if path in places:
             place = places[path]
-            return PartLinear(block, place, block.extents[place.product][1], module)
+            factored = isinstance(module, FactoredLinear) and block._settings.products[place.product].ranks
+            return (PartFactored if factored else PartLinear)(block, place, module)
         return None
 
     return make
@@ -164,11 +202,16 @@ def make_parts(block: EncoderBlock, anatomy: Anatomy) -> Make:
 def make_floats(path: str, module: nn.Module) -> nn.Module | None:
     """For `rebuilt`: the float layer with the values of a part, None for what is none."""
     made: nn.Module
+    names: tuple[str, ...]
     if isinstance(module, PartLinear):
         made = module._tersor_class(module.in_features, module.out_features, module._tersor_bias, device="meta")
         names = ("weight", "bias")
+    elif isinstance(module, PartFactored):
+        made = FactoredLinear(module.in_features, module.out_features, module.rank, module._tersor_bias, device="meta")
+        names = ("weight_down", "weight_up", "bias")
     elif isinstance(module, PartNorm):
-        made, names = nn.LayerNorm(module.normalized_shape, module.eps, device="meta"), ("weight", "bias")
+        made = nn.LayerNorm(module.normalized_shape, module.eps, device="meta")
+        names = ("weight", "bias")
     elif isinstance(module, PartAttention):
         made = nn.MultiheadAttention.__new__(nn.MultiheadAttention)
         nn.Module.__init__(made)
@@ -180,32 +223,3 @@ def make_floats(path: str, module: nn.Module) -> nn.Module | None:
         value = getattr(module, name)
         made.register_parameter(name, None if value is None else nn.Parameter(value.clone()))
     return made
-
-
-def rebuilt(module: nn.Module, make: Make, duplicate: Duplicate, hooks: bool, path: str = "") -> nn.Module:
-    """A copy of a tree of modules, in which `make(path, module)` may put something else in a module's place.
-
-    `duplicate` is applied to attributes and hook tables; without `hooks` the copies have none.
-    """
-    made = make(path, module)
-    if made is None:
-        made = type(module).__new__(type(module))
-        nn.Module.__init__(made)
-        made._parameters.update(module._parameters)
-        made._buffers.update(module._buffers)
-    copy_attributes(module, made, duplicate)
-    if hooks:
-        for key in HOOKS:
-            made.__dict__[key] = duplicate(module.__dict__[key])
-    for key, child in module._modules.items():
-        below = f"{path}.{key}" if path else key
-        made._modules[key] = None if child is None else rebuilt(child, make, duplicate, hooks, below)
-    return made
-
-
-def copy_attributes(old: nn.Module, new: nn.Module, duplicate: Duplicate) -> None:
-    """Give `new` the attributes of `old` that it does not have, and its training flag."""
-    new.training = old.training
-    for key, value in old.__dict__.items():
-        if key not in OWN and key not in new.__dict__ and not key.startswith("_tersor"):
-            new.__dict__[key] = duplicate(value)
