@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +61,7 @@ def run(model: nn.Module, inputs: Any, what: str) -> Any:
     """
     with quiet(model):
         try:
-            return call(model, inputs)
+            return call(model, own(inputs))
         except SwapError:
             raise
         except Exception as error:
@@ -73,6 +74,18 @@ def run(model: nn.Module, inputs: Any, what: str) -> Any:
 
 def _shape_of(inputs: Any) -> str:
     return "Mapping" if isinstance(inputs, Mapping) else "Sequence" if isinstance(inputs, tuple | list) else ""
+
+
+def own(inputs: Any) -> Any:
+    """The same tensors in containers of their own: sentence-transformers writes into what it is given."""
+    if type(inputs) in (list, tuple):
+        return type(inputs)(own(value) for value in inputs)
+    if isinstance(inputs, MutableMapping):
+        made = copy.copy(inputs)
+        for key, value in inputs.items():
+            made[key] = own(value)
+        return made
+    return inputs
 
 
 def describe(inputs: Any) -> str:

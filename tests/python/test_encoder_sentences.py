@@ -1,7 +1,12 @@
-"""A sentence encoder gets faster with one call: a stand-in with the module structure of sentence-transformers."""
+"""A sentence encoder gets faster with one call: sentence-transformers itself, and a stand-in with its structure."""
 
 from __future__ import annotations
 
+import copy
+import importlib
+import importlib.util
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +79,50 @@ def test_encode_runs_in_blocks(way: str) -> None:
     assert float((embeddings * expected).sum(1).min()) > 0.998
     alone = torch.cat([model.encode([text]) for text in TEXTS])  # without padding
     torch.testing.assert_close(alone, embeddings, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", ["swap", "compress"])
+def test_the_package_itself(way: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec("sentence_transformers") is None:
+        pytest.skip("sentence-transformers is not installed: the stand-in above has to do")
+    model = package_model(tmp_path)
+    settings = {"batch_size": 4, "normalize_embeddings": True, "convert_to_tensor": True, "show_progress_bar": False}
+    expected = model.encode(TEXTS, **settings)
+    features = dict(getattr(model, "preprocess", model.tokenize)(TEXTS))
+    before = {*features}
+    if way == "swap":
+        tersor.swap(model, force=True, progress=False)
+    else:
+        recipe = tersor.Recipe([tersor.steps.Quantize()])
+        model = tersor.compress(model, recipe, {"input": features}, force=True, progress=False).model
+    assert {*features} == before
+    blocks = [module for module in model.modules() if isinstance(module, EncoderBlock)]
+    assert len(blocks) == 2
+    native: list[bool] = []
+    for block in blocks:
+        block.float_forward = lambda *_, **__: pytest.fail("a block ran its float code")
+        block.register_forward_hook(lambda *_: native.append(True))
+    embeddings = model.encode(TEXTS, **settings)
+    assert native
+    assert float((embeddings * expected).sum(1).min()) > 0.998
+    assert float((copy.deepcopy(model).encode(TEXTS, **settings) - embeddings).abs().max()) == 0
+
+
+def package_model(folder: Path) -> Any:
+    """A SentenceTransformer of a tiny BERT with random weights, whose tokens are letters."""
+    import sentence_transformers
+    import transformers
+
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    sizes = {"vocab_size": len(words), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.BertConfig(**sizes, intermediate_size=24, initializer_range=0.25)
+    torch.manual_seed(3)
+    transformers.BertModel(config).eval().save_pretrained(folder)
+    layers = importlib.import_module("sentence_transformers.models")
+    return sentence_transformers.SentenceTransformer(
+        modules=[layers.Transformer(str(folder)), layers.Pooling(16)], device="cpu"
+    )
