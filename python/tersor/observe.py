@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tersor import processes
 from tersor.errors import SwapError
 from tersor.modules import accelerated_types
 from tersor.quantize import ChannelRange, RowSample
@@ -42,6 +43,16 @@ class Seen:
         self.channels.add(x)
         self.sample.add(x)
         return self.channels
+
+    def merge(self, parts: Sequence[Seen]) -> None:
+        """Become all of what the parts saw."""
+        self.rows = set[int]().union(*(part.rows for part in parts))
+        channels = [part.channels for part in parts if part.channels is not None]
+        samples = [part.sample.state() for part in parts if part.sample is not None]
+        if self.channels is not None and self.sample is not None:
+            for other in channels:
+                self.channels.add(torch.stack([other.low, other.high]))
+            self.sample.merge(samples)
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -189,7 +200,8 @@ def observe_rows(model: nn.Module, layers: Iterable[nn.Module], *inputs: Any, va
 def observe_ranges(model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Any]) -> dict[int, Seen]:
     """Run the model over calibration batches and note the ranges of each layer's input channels and some rows.
 
-    The batches are looked at one after another and not kept; the notes take no more memory than 66 rows.
+    The batches are looked at one after another and not kept; the notes take no more memory than 66 rows. In a process
+    group the batches are shared out, and every process gets the notes that one would have.
 
     Raises:
         SwapError: the model failed on a batch, there was no batch, or a layer was given NaN or infinity.
@@ -202,16 +214,28 @@ def observe_ranges(model: nn.Module, layers: dict[str, nn.Module], batches: Iter
             return
         entry = seen.setdefault(id(layer), Seen(dtype=x.dtype))
         if not entry.add_values(x).is_finite:
-            raise SwapError(f"{names[id(layer)]} was given NaN or infinity in calibration batch {count}")
+            raise SwapError(
+                f"{names[id(layer)]} was given NaN or infinity in calibration batch {processes.batch_number()}"
+            )
 
-    count = 0
     with watching(layers.values(), note):
-        for batch in batches:
-            run(model, batch, f"calibration batch {count}")
-            count += 1
+        count = processes.share(batches, lambda index, batch: run(model, batch, f"calibration batch {index}"))
     if count == 0:
         raise SwapError("the calibration data held no batch; a generator can be used only once")
-    return seen
+    return _seen_by_all(seen, layers.values())
+
+
+def _seen_by_all(seen: dict[int, Seen], layers: Iterable[nn.Module]) -> dict[int, Seen]:
+    """What the layers were given in this process and in the others."""
+    if processes.size() == 1:
+        return seen
+    whole = {}
+    for layer in layers:
+        parts = [part for part in processes.gather(seen.get(id(layer))) if part is not None]
+        if parts:
+            whole[id(layer)] = parts[0]
+            parts[0].merge(parts)
+    return whole
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tersor import observe
+from tersor import observe, processes
 from tersor.calibrate import fit
 from tersor.errors import RecipeError, SwapError
 from tersor.nn.float_linear import weight_matrix
@@ -18,7 +18,7 @@ from tersor.quantize.codebooks import make_codebook
 from tersor.quantize.corrections import LayerProblem, Solved, solve
 from tersor.quantize.mixed import choose_bits
 from tersor.quantize.moments import InputMoments, input_moments, portions
-from tersor.quantize.observers import Observer, make_observer
+from tersor.quantize.observers import Observer, make_observer, merged
 from tersor.selection import Choice, convert, judge, open_choices
 from tersor.tune import Verdict
 from tersor.tune_codes import CodesTuner
@@ -163,10 +163,12 @@ def _observe(run: Run, choices: Sequence[Choice], step: Quantize) -> None:
             raise SwapError(f"{wanted[id(layer)].candidate.name}: {error}") from error
 
     with observe.watching([choice.candidate.module for choice in choices], note):
-        for index, batch in enumerate(track(limited(batches, step.samples), "observing", shown=run.progress)):
-            observe.run(run.model, batch, f"calibration batch {index}")
+        processes.share(
+            track(limited(batches, step.samples), "observing", shown=run.progress),
+            lambda index, batch: observe.run(run.model, batch, f"calibration batch {index}"),
+        )
     for key, choice in wanted.items():
-        scale, zero = observers[key].quantization()
+        scale, zero = merged(observers[key]).quantization()
         choice.x_scale, choice.x_zero_point = float(scale), int(zero)
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from tersor import observe
+from tersor import observe, processes
 from tersor.errors import PruneError
 from tersor.prune.criteria import Criterion, Statistics
 from tersor.prune.layers import PrunableLayer
@@ -114,16 +114,41 @@ def _see_inputs(model: nn.Module, found: _Found, data: Calibration) -> set[int]:
             statistics.see_input(rows)
             seen.add(id(module))
 
-    count = 0
+    def run(index: int, batch: Any) -> None:
+        with observe.quiet(model), _naming(index + 1):
+            if data.loss is None:
+                observe.call(model, batch)
+            else:
+                data.loss(model, batch)
+
     with observe.watching([layer.module for layer, _ in found.values()], note):
-        for count, batch in enumerate(data.batches, 1):
-            with observe.quiet(model), _naming(count):
-                if data.loss is None:
-                    observe.call(model, batch)
-                else:
-                    data.loss(model, batch)
-    _check_count(count)
-    return seen
+        _check_count(_share(found, data, run))
+    return _join(found, seen)
+
+
+def _share(found: _Found, data: Calibration, run: Callable[[int, Any], None]) -> int:
+    """Run the batches: those of this process where the statistics divide, else all."""
+    if _divides(found):
+        return processes.share(data.batches, run, PruneError)
+    count = 0
+    for count, batch in enumerate(data.batches, 1):
+        run(count - 1, batch)
+    return count
+
+
+def _join(found: _Found, seen: set[int]) -> set[int]:
+    """The layers that were seen in any process, their statistics being those of all processes."""
+    if processes.size() == 1 or not _divides(found):
+        return seen
+    order = list(found)
+    everywhere = {index for part in processes.gather([order.index(key) for key in seen]) for index in part}
+    for index in sorted(everywhere):
+        found[order[index]][1].join(processes.total)
+    return {order[index] for index in everywhere}
+
+
+def _divides(found: _Found) -> bool:
+    return all(statistics.divides for _, statistics in found.values())
 
 
 def _see_gradients(model: nn.Module, found: _Found, data: Calibration) -> set[int]:
@@ -131,32 +156,37 @@ def _see_gradients(model: nn.Module, found: _Found, data: Calibration) -> set[in
     weights = {key: layer.weight for key, (layer, _) in found.items()}
     flags = [(weight, weight.requires_grad) for weight in weights.values()]
     seen: set[int] = set()
-    count, nonzero = 0, False
+    nonzero = False
+
+    def run(index: int, batch: Any) -> None:
+        nonlocal nonzero
+        assert data.loss is not None
+        with observe.quiet(model), torch.enable_grad(), _naming(index + 1):
+            loss = data.loss(model, batch)
+            found_gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        gradients = cast("tuple[Tensor | None, ...]", found_gradients)
+        for key, gradient in zip(weights, gradients, strict=True):
+            layer, statistics = found[key]
+            if gradient is None:
+                continue
+            seen.add(key)
+            nonzero = nonzero or bool(gradient.any())
+            matrix = layer.to_matrix(gradient.detach()).to(torch.float32)
+            if not bool(torch.isfinite(matrix).all()):
+                raise PruneError(f"the gradient of {layer.name} is NaN or infinite in calibration batch {index + 1}")
+            statistics.see_gradient(matrix, layer.matrix())
+
     try:
         for weight, _ in flags:
             weight.requires_grad_(True)
-        for count, batch in enumerate(data.batches, 1):
-            with observe.quiet(model), torch.enable_grad(), _naming(count):
-                loss = data.loss(model, batch)
-                found_gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            gradients = cast("tuple[Tensor | None, ...]", found_gradients)
-            for key, gradient in zip(weights, gradients, strict=True):
-                layer, statistics = found[key]
-                if gradient is None:
-                    continue
-                seen.add(key)
-                nonzero = nonzero or bool(gradient.any())
-                matrix = layer.to_matrix(gradient.detach()).to(torch.float32)
-                if not bool(torch.isfinite(matrix).all()):
-                    raise PruneError(f"the gradient of {layer.name} is NaN or infinite in calibration batch {count}")
-                statistics.see_gradient(matrix, layer.matrix())
+        _check_count(_share(found, data, run))
     finally:
         for weight, flag in flags:
             weight.requires_grad_(flag)
-    _check_count(count)
-    if seen and not nonzero:
+    everywhere = _join(found, seen)
+    if everywhere and not any(processes.gather(nonzero)):
         raise PruneError("the loss has no gradient: it is zero for all weights on all calibration batches")
-    return seen
+    return everywhere
 
 
 class _naming:  # noqa: N801  (a context manager)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from tersor import observe
+from tersor import observe, processes
 from tersor.errors import SwapError
 from tersor.modules import linear_types
 from tersor.progress import track
 from tersor.quantize.batches import batch_size, limited
-from tersor.quantize.observers import Granularity, Observer, make_observer
+from tersor.quantize.observers import Granularity, Observer, make_observer, merged
 from tersor.selection import matches
 
 
@@ -47,6 +47,9 @@ def calibrate(
 ) -> Calibrated:
     """Observe the inputs of the linear and convolution layers of a model, which is left as it was.
 
+    In a process group of torch.distributed each process runs its share of the batches, and all of them get the
+    observers that one process would have: the same numbers exactly.
+
     Args:
         batches: anything that can be iterated over, such as a DataLoader; batches are used one by one and not kept.
         observer: a name in ``tersor.quantize.observers.OBSERVERS``.
@@ -77,14 +80,20 @@ def calibrate(
         try:
             observers[names[id(layer)]].add(x)
         except ValueError as error:
-            raise SwapError(f"{names[id(layer)]}, calibration batch {count}: {error}") from error
+            raise SwapError(f"{names[id(layer)]}, calibration batch {processes.batch_number()}: {error}") from error
 
-    count = seen = 0
-    with observe.watching(layers.values(), note):
+    seen = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal seen
         for batch in track(limited(batches, samples), "calibrating", shown=progress):
-            observe.run(model, batch, f"calibration batch {count}")
-            count, seen = count + 1, seen + batch_size(batch)
+            yield batch
+            seen += batch_size(batch)
+
+    with observe.watching(layers.values(), note):
+        count = processes.share(counted(), lambda index, batch: observe.run(model, batch, f"calibration batch {index}"))
     if count == 0:
         raise SwapError("the calibration data held no batch; a generator can be used only once")
+    observers = {name: merged(one) for name, one in observers.items()}
     reached = {name: found for name, found in observers.items() if found.units}
     return Calibrated(reached, tuple(name for name in layers if name not in reached), count, seen)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tersor import observe
+from tersor import observe, processes
 from tersor.errors import SwapError
 from tersor.quantize.row_sample import RowSample
 
@@ -45,6 +45,14 @@ class InputMoments:
         self.mean.lerp_(rows.mean(0), part)
         self.sample.add(rows)
 
+    def join(self) -> None:
+        """Become the moments of what all processes were given; the sums differ by the order of additions only."""
+        own = self.count
+        self.count = sum(processes.gather(own))
+        part = own / max(self.count, 1)
+        self.gram, self.mean = processes.total(self.gram * part), processes.total(self.mean * part)
+        self.sample.merge(processes.gather(self.sample.state()))
+
     @property
     def is_finite(self) -> bool:
         """False once an input held NaN or infinity."""
@@ -69,6 +77,8 @@ def portions(layers: Mapping[str, int], memory: int = MEMORY) -> Iterator[list[s
 def input_moments(model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Any]) -> dict[str, InputMoments]:
     """Run a model over batches and collect the moments of the inputs of linear layers; unreached ones are absent.
 
+    In a process group the batches are shared out, and every process gets the moments of all of them.
+
     Raises:
         SwapError: the model failed on a batch, there was none, or a layer was given NaN or infinity.
     """
@@ -80,13 +90,19 @@ def input_moments(model: nn.Module, layers: Mapping[str, nn.Module], batches: It
             name = names[id(layer)]
             found.setdefault(name, InputMoments(x.shape[-1])).add(x)
             if not found[name].is_finite:
-                raise SwapError(f"{name} was given NaN or infinity in calibration batch {count}")
+                raise SwapError(f"{name} was given NaN or infinity in calibration batch {processes.batch_number()}")
 
-    count = 0
     with observe.watching(layers.values(), note):
-        for batch in batches:
-            observe.run(model, batch, f"calibration batch {count}")
-            count += 1
+        count = processes.share(batches, lambda index, batch: observe.run(model, batch, f"calibration batch {index}"))
     if count == 0:
         raise SwapError("the calibration data held no batch; a generator can be used only once")
-    return found
+    if processes.size() == 1:
+        return found
+    widths = {name: moments.mean.numel() for name, moments in found.items()}
+    for own in processes.gather(widths):
+        widths |= own
+    reached = {name: widths[name] for name in layers if name in widths}
+    whole = {name: found.get(name) or InputMoments(width) for name, width in reached.items()}
+    for moments in whole.values():
+        moments.join()
+    return whole

@@ -12,9 +12,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from tersor import observe
+from tersor import observe, processes
 from tersor.errors import TersorError
 from tersor.modules import linear_types
+from tersor.nn.float_linear import weight_matrix
 from tersor.scale.engines import map_over
 from tersor.scale.jobs import LayerJob, check
 from tersor.selection import matches
@@ -53,6 +54,8 @@ class _Task:
 def gather_grams(model: nn.Module, batches: Iterable[Any], folder: Path, include: Sequence[str] = ()) -> list[str]:
     """Write the mean of ``x x^T`` of every selected linear layer's inputs, one file each.
 
+    In a process group the batches are shared out and the sums added up; the first process writes the files.
+
     Memory: ``4 in^2`` bytes for each selected layer; give the layers of a part of the model at a time in ``include``.
 
     Returns:
@@ -78,13 +81,17 @@ def gather_grams(model: nn.Module, batches: Iterable[Any], folder: Path, include
         tokens[layer] += len(rows)
 
     with observe.watching(layers, note):
-        for index, batch in enumerate(batches):
-            observe.run(model, batch, f"calibration batch {index}")
+        processes.share(batches, lambda index, batch: observe.run(model, batch, f"calibration batch {index}"))
     folder.mkdir(parents=True, exist_ok=True)
     names = []
-    for layer, gram in sums.items():
-        names.append(f"{layers[layer]}.weight")
-        write_state(folder / f"{names[-1]}.gram", {"gram": gram / max(tokens[layer], 1)})
+    for layer, name in layers.items():
+        seen = sum(processes.gather(tokens[layer]))
+        if seen:
+            names.append(f"{name}.weight")
+            width = weight_matrix(layer).shape[1]
+            gram = processes.total(sums[layer] if layer in sums else torch.zeros(width, width)) / seen
+            if processes.rank() == 0:
+                write_state(folder / f"{names[-1]}.gram", {"gram": gram})
     return names
 
 

@@ -12,17 +12,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tersor import processes
 from tersor.errors import TrainError
-
-
-def size() -> int:
-    """How many processes there are; 1 without a process group."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def rank() -> int:
-    """The number of this process, from 0."""
-    return distributed.get_rank() if size() > 1 else 0
+from tersor.processes import rank, size
 
 
 def is_first() -> bool:
@@ -71,19 +63,11 @@ def joined(model: nn.Module, accumulate: int) -> Iterator[None]:
             f"make accumulate a multiple of {size()}"
         )
     try:
-        yield
-        share_buffers(model)
-    except RuntimeError as error:
-        if isinstance(error, TrainError) or not _lost(error):
-            raise
-        raise TrainError(
-            f"another process of the group has gone ({str(error).splitlines()[0]}); "
-            "start all of them again with the same state file to go on from its last write"
-        ) from error
-
-
-def _lost(error: RuntimeError) -> bool:
-    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower() or "nccl" in str(error).lower()
+        with processes.present():
+            yield
+            share_buffers(model)
+    except processes.GoneError as error:
+        raise TrainError(f"{error} with the same state file to go on from its last write") from error
 
 
 def check_same(step: int) -> None:
@@ -94,8 +78,7 @@ def check_same(step: int) -> None:
     """
     if size() == 1:
         return
-    steps: list[Any] = [None] * size()
-    distributed.all_gather_object(steps, step)
+    steps = processes.gather(step)
     if len(set(steps)) > 1:
         raise TrainError(f"the processes stand at the steps {steps}; all of them have to see the same state file")
 

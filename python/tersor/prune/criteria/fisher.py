@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -14,6 +15,8 @@ from tersor.prune.layers import PrunableLayer
 class SquaredGradientMean(Statistics):
     """The mean squared gradient over batches. Memory: one float32 per weight."""
 
+    divides: ClassVar[bool] = True
+
     def __init__(self, layer: PrunableLayer) -> None:
         self.total = torch.zeros(layer.shape, device=layer.weight.device)
         self.batches = 0
@@ -21,6 +24,9 @@ class SquaredGradientMean(Statistics):
     def see_gradient(self, gradient: Tensor, weight: Tensor) -> None:
         self.total.addcmul_(gradient, gradient)
         self.batches += 1
+
+    def join(self, total: Callable[[Tensor], Tensor]) -> None:
+        self.total, self.batches = total(self.total), int(total(torch.tensor(self.batches)))
 
 
 @register_criterion

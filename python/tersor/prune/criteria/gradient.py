@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -15,6 +16,8 @@ from tersor.prune.layers import PrunableLayer
 class GradientMean(Statistics):
     """The mean gradient over batches. Memory: one float32 per weight."""
 
+    divides: ClassVar[bool] = True
+
     def __init__(self, layer: PrunableLayer) -> None:
         self.total = torch.zeros(layer.shape, device=layer.weight.device)
         self.batches = 0
@@ -22,6 +25,9 @@ class GradientMean(Statistics):
     def see_gradient(self, gradient: Tensor, weight: Tensor) -> None:
         self.total += gradient
         self.batches += 1
+
+    def join(self, total: Callable[[Tensor], Tensor]) -> None:
+        self.total, self.batches = total(self.total), int(total(torch.tensor(self.batches)))
 
 
 @register_criterion

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import ClassVar, Literal, TypeVar
 
 from torch import Tensor
@@ -16,7 +17,17 @@ Scope = Literal["row", "layer", "global"]
 
 
 class Statistics:
-    """What a criterion keeps about one layer while calibration data runs through the model."""
+    """What a criterion keeps about one layer while calibration data runs through the model.
+
+    Attributes:
+        divides: several processes can each see a share of the batches, and :meth:`join` afterwards. Where it is False,
+            every process sees all of them.
+    """
+
+    divides: ClassVar[bool] = False
+
+    def join(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Become the statistics of what all processes saw; ``total`` sums a tensor over them."""
 
     def see_input(self, rows: Tensor) -> None:
         """The layer was called: its input as float32 ``[groups, tokens, in]``."""

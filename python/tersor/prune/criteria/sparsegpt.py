@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,8 @@ from tersor.second_order import inverse_factor
 class InputGram(Statistics):
     """The mean of ``x x^T`` over calibration tokens, ``[groups, in, in]``. Memory: 4 bytes per pair of inputs."""
 
+    divides: ClassVar[bool] = True
+
     def __init__(self, layer: PrunableLayer) -> None:
         inputs = layer.shape[1]
         self.gram = torch.zeros(layer.groups, inputs, inputs, device=layer.weight.device)
@@ -30,6 +33,11 @@ class InputGram(Statistics):
         self.tokens += tokens
         rows = rows.to(self.gram.device)
         self.gram.baddbmm_(rows.mT, rows, beta=1 - tokens / self.tokens, alpha=1 / self.tokens)
+
+    def join(self, total: Callable[[Tensor], Tensor]) -> None:
+        tokens = int(total(torch.tensor(self.tokens)))
+        self.gram = total(self.gram * (self.tokens / max(tokens, 1)))
+        self.tokens = tokens
 
 
 @register_criterion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -14,11 +15,16 @@ from tersor.prune.layers import PrunableLayer
 class InputEnergy(Statistics):
     """The sum of squares of every input. Memory: 8 bytes per input."""
 
+    divides: ClassVar[bool] = True
+
     def __init__(self, layer: PrunableLayer) -> None:
         self.squares = torch.zeros(layer.groups, layer.shape[1], dtype=torch.float64, device=layer.weight.device)
 
     def see_input(self, rows: Tensor) -> None:
         self.squares += rows.square().sum(dim=1, dtype=torch.float64).to(self.squares.device)
+
+    def join(self, total: Callable[[Tensor], Tensor]) -> None:
+        self.squares = total(self.squares)
 
 
 @register_criterion

@@ -10,6 +10,7 @@ from tersor.quantize.observers.registry import (
     Granularity,
     Observer,
     make_observer,
+    merged,
     quantization,
     register_observer,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Observer",
     "Percentile",
     "make_observer",
+    "merged",
     "quantization",
     "register_observer",
 ]

@@ -24,8 +24,13 @@ class MinMax(Observer):
         self.low, self.high = (torch.cat([t, torch.zeros(count)]) for t in (self.low, self.high))
 
     def _see(self, rows: Tensor) -> None:
-        low, high = torch.aminmax(rows, dim=1)
-        seen = slice(len(rows))
+        self._reach(*torch.aminmax(rows, dim=1))
+
+    def _merge(self, other: MinMax) -> None:
+        self._reach(other.low, other.high)
+
+    def _reach(self, low: Tensor, high: Tensor) -> None:
+        seen = slice(len(low))
         self.low[seen] = torch.minimum(self.low[seen], low)
         self.high[seen] = torch.maximum(self.high[seen], high)
 

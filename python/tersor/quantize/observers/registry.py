@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, Literal, TypeVar, get_args
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
+
+from tersor import processes
 
 Granularity = Literal["tensor", "channel", "token", "group"]
 
@@ -37,22 +40,29 @@ class Observer(abc.ABC):
         self.units = 0
 
     def add(self, x: Tensor) -> None:
-        """Takes an input ``[..., channels]`` of any floating dtype in.
+        """Takes an input ``[..., channels]`` of any floating dtype in; not of a batch that is not to be counted.
 
         Raises:
             ValueError: it holds NaN or infinity, or does not fit those before.
         """
-        if x.numel() == 0:
+        if x.numel() == 0 or processes.batch_number() is None:
             return
         rows = self._rows(x.detach().to(torch.float32))
         if not bool(torch.isfinite(rows).all()):
             raise ValueError("the input holds NaN or infinity")
         if self.units and self.granularity != "token" and len(rows) != self.units:
             raise ValueError(f"expected {self.units} ranges as before, got an input with {len(rows)}")
-        if len(rows) > self.units:
-            self._grow(len(rows) - self.units)
-            self.units = len(rows)
+        self._make_room(len(rows))
         self._see(rows)
+
+    def merge(self, others: Sequence[Any]) -> None:
+        """Takes in what other observers of the same kind saw, as if this one had seen it after its own.
+
+        Where the order counts, that is the order of the batches (:func:`tersor.processes.running`) over all of them.
+        """
+        for other in others:
+            self._make_room(other.units)
+            self._merge(other)
 
     def range(self, bits: int = 8) -> tuple[Tensor, Tensor]:
         """Low and high of each unit, float32 ``[units]``, ``low <= 0 <= high``.
@@ -90,8 +100,17 @@ class Observer(abc.ABC):
         """Finite values of the first ``len(rows)`` units, float32 ``[rows, n]``."""
 
     @abc.abstractmethod
+    def _merge(self, other: Any) -> None:
+        """Take in what another one saw, in the first ``other.units`` units."""
+
+    @abc.abstractmethod
     def _choose(self, bits: int) -> tuple[Tensor, Tensor]:
         """Low and high of each unit."""
+
+    def _make_room(self, units: int) -> None:
+        if units > self.units:
+            self._grow(units - self.units)
+            self.units = units
 
     def _rows(self, x: Tensor) -> Tensor:
         if self.granularity == "tensor":
@@ -146,3 +165,12 @@ def make_observer(observer: str, granularity: Granularity = "tensor", group_size
     if observer not in OBSERVERS:
         raise ValueError(f"unknown observer {observer!r}; known: {', '.join(sorted(OBSERVERS))}")
     return OBSERVERS[observer](granularity, group_size)
+
+
+def merged(observer: Observer) -> Observer:
+    """An observer of everything that this one and those in its place in the other processes saw."""
+    if processes.size() == 1:
+        return observer
+    whole = type(observer)(observer.granularity, observer.group_size)
+    whole.merge(processes.gather(observer))
+    return whole
