@@ -11,6 +11,7 @@ from torch import nn
 from tersor import modules
 from tersor.conversion import Conversion
 from tersor.errors import RecipeError, SwapError
+from tersor.quantize.batches import Limited, limited
 from tersor.report import LayerRow
 from tersor.selection import matches
 
@@ -30,14 +31,14 @@ def convert_convolutions(conversion: Conversion) -> None:
     if run.calibration is None:
         raise RecipeError('activations = "static" needs calibration data: pass calibration=')
     if iter(run.calibration) is run.calibration:
-        run.calibration = list(run.calibration)
+        run.calibration = list(limited(run.calibration, step.samples))
     if run.model is run.teacher:
         run.model = _copy(run.teacher)
     names = [name for name, _ in run.model.named_modules()]
     sizes = {name: modules.memory_bytes(module) for name, module in run.model.named_modules()}
     converted = quantize_convnet(
         run.model,
-        run.calibration,
+        Limited(run.calibration, step.samples),
         observer=step.observer,
         selected=run.selected,
         force=run.force,

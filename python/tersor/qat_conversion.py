@@ -57,6 +57,7 @@ def train_quantized(run: Run, step: QATStep) -> None:
             epochs=step.epochs,
             optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=step.learning_rate, weight_decay=0.0),
             rate="cosine",
+            state=run.state,
             companions=[qat],
             text="training with rounding",
             progress=run.progress,

@@ -98,7 +98,7 @@ def _solve(run: Run, choices: Sequence[Choice], step: Quantize) -> None:
 def _take(choice: Choice, solved: Solved, problem: LayerProblem) -> None:
     solution = solved.solution
     choice.codes, choice.bias, choice.input_scale = solution.codes, solution.bias, solution.input_scale
-    choice.x_scale, choice.x_zero_point = problem.x_range(solution.input_scale)
+    choice.x_scale, choice.x_zero_point = problem.range_of(solution)
     steps = [f"{solved.plain:.3g} rounded to the nearest", *(f"{e:.3g} with {n}" for n, e in solved.errors.items())]
     choice.remark = f"{solution.codes.bits} bits; error {', '.join(steps)}"
 

@@ -46,6 +46,7 @@ def work(folder: Path) -> dict[str, Any]:
         found[f"notes {name}"] = {"low": note.channels.low, "high": note.channels.high, "rows": note.sample.rows}
     for name, moments in input_moments(model, layers, batches).items():
         found[f"moments {name}"] = {"mean": moments.mean, "gram": moments.gram, "rows": moments.sample.rows}
+        found[f"moments {name}"]["peak"] = moments.channels.peak()
     for name in gather_grams(model, batches, folder / "grams"):
         found[f"gram {name}"] = {} if group.rank() else read_state(folder / "grams" / f"{name}.gram")
     rows = [(torch.randn(6, 12), torch.arange(6) % 4) for _ in range(5)]

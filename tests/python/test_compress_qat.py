@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,29 @@ def test_data_and_settings_are_checked() -> None:
     ):
         with pytest.raises(RecipeError, match=message):
             steps.QAT(**settings)  # type: ignore[arg-type]
+
+
+class Passes(list[Tensor]):
+    """Batches that count how often they are gone through."""
+
+    count = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.count += 1
+        return super().__iter__()
+
+
+def test_a_finished_training_is_found_in_the_work_folder(tmp_path: Path) -> None:
+    recipe, batches = Recipe([steps.QAT("int8", "static", epochs=2)]), Passes(data(3))
+
+    def run() -> tersor.CompressionResult[Net]:
+        settings: dict[str, Any] = {"force": True, "progress": False, "work": tmp_path / "work"}
+        return tersor.compress(Net(), recipe, data(1)[0], data(2), batches, **settings)
+
+    first = run()
+    assert batches.count == 2
+    again = run()
+    assert batches.count == 2
+    x = data(1)[0]
+    with torch.no_grad():
+        assert torch.equal(first.model(x), again.model(x))

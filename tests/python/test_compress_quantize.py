@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,21 @@ def test_awq_becomes_the_input_scale_of_the_layer() -> None:
     assert output_error(result.model, data) < output_error(run(data, smooth=0).model, data)
 
 
+def test_static_ranges_and_scales_are_those_that_the_corrections_chose(tmp_path: Path) -> None:
+    data = [batch.clone() for batch in batches()]
+    data[2][3, 5] = 90.0  # one rare value in one channel
+    settings: dict[str, Any] = {"activations": "static", "smooth": 0}
+    plain = run(data, **settings)
+    better = run(data, **settings, corrections=["smoothing", "range", "gptq", "bias"])
+    assert isinstance(better.model.first, Int8Linear)
+    assert better.model.first.smoothed
+    assert better.model.first.x_scale < 0.3 * plain.model.first.x_scale
+    assert output_error(better.model, data) < 0.5 * output_error(plain.model, data)
+    notes = " ".join(better.report.notes)
+    assert "smoothing reduced the error of " in notes
+    assert "range reduced the error of " in notes
+
+
 @pytest.mark.parametrize("observer", sorted(OBSERVERS))
 def test_static_ranges_are_those_of_the_observer(observer: str) -> None:
     data = batches()
@@ -92,6 +108,31 @@ def test_samples_cap_what_is_looked_at() -> None:
     capped = run(data, activations="static", samples=9, smooth=0)
     first = run(data[:2], activations="static", smooth=0)
     assert capped.model.first.x_scale == first.model.first.x_scale
+
+
+class Loader:
+    """Pictures that are made when they are asked for, and the most that were asked for in one pass."""
+
+    most = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for index in range(100):
+            self.most = max(self.most, index + 1)
+            yield torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(index)) * (1 + index)
+
+
+def test_samples_cap_what_convolutions_and_linear_layers_look_at() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
+    recipe = Recipe([steps.Quantize(activations="static", samples=5, corrections=["smoothing"])])
+    loader = Loader()
+    capped = tersor.compress(model, recipe, None, loader, force=True, progress=False)
+    assert loader.most == 3
+    whole = Recipe([steps.Quantize(activations="static", corrections=["smoothing"])])
+    first = tersor.compress(model, whole, None, list(Loader())[:3], force=True, progress=False)
+    x = next(iter(Loader()))
+    with torch.no_grad():
+        assert torch.equal(capped.model(x), first.model(x))
 
 
 def test_example_inputs_serve_where_there_is_no_calibration_data() -> None:
@@ -130,6 +171,8 @@ def tersor_skeleton() -> nn.Module:
         ({"average_bits": 9}, "average_bits = 9"),
         ({"weights": "int4", "average_bits": 5}, "from 2 to the 4"),
         ({"samples": 0}, "samples = 0"),
+        ({"corrections": ["range"]}, "'range' narrows the ranges of activations = 'static'"),
+        ({"corrections": ["range"], "activations": "static", "observer": "mse"}, "got 'static' and 'mse'"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -52,6 +52,23 @@ def test_ranges_hold_zero_and_lie_within_what_was_seen(
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seen", [0, 2])
+def test_an_observer_goes_on_from_its_state(name: str, seen: int) -> None:
+    batches = inputs((4, 6), 4)
+    first = observed(name, batches[:seen], "channel")
+    again = make_observer(name, "channel")
+    again.load_state_dict(first.state_dict())
+    for batch in batches[seen:]:
+        first.add(batch)  # what the other one does must not change the state that was taken
+        again.add(batch)
+    expected = observed(name, batches, "channel").range()
+    assert all(torch.equal(one, other) for one, other in zip(again.range(), expected, strict=True))
+    other = next(kind for kind in NAMES if kind != name)
+    with pytest.raises(ValueError, match=f"expected the state of the observer '{other}', got that of '{name}'"):
+        make_observer(other).load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_unit_is_observed_as_if_it_were_alone(name: str) -> None:
     batches = inputs((4, 5, 6))
     channels = observed(name, batches, "channel")

@@ -16,6 +16,7 @@ from tersor.nn import CodebookLinear, Int8Conv2d, Int8Linear
 from tersor.quantize.codebooks import CODEBOOKS, decode, make_codebook
 from tersor.quantize.qat import QAT, FakeInput, FakeWeight, QATConv2d, QATLinear, Scheme
 from tersor.quantize.qat.norms import conv_norm_pairs
+from tersor.training import train
 
 UNIT = 2.0**-24
 
@@ -161,6 +162,58 @@ def test_layers_that_no_kernel_takes_become_float_with_a_reason() -> None:
     assert type(model[0]) is nn.Linear
     assert torch.equal(model[0].weight, rounded)
     assert model(x).shape == (3, 4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group_size", [None, 32])
+@pytest.mark.parametrize("book", sorted(CODEBOOKS))
+def test_dynamic_layers_of_every_code_book_compute_what_was_trained(
+    bits: int, group_size: int | None, book: str
+) -> None:
+    bits = min(bits, CODEBOOKS[book].most_bits)
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(70, 33)).eval()
+    x = torch.randn(11, 70, generator=generator(1)) * torch.logspace(-2, 2, 11)[:, None]
+    qat = QAT(model, Scheme(bits, book, group_size, "dynamic"))
+    with torch.no_grad():
+        fake = copy.deepcopy(model)[0]
+        assert qat.finish().accelerated == ("0",)
+        y, expected = model(x), fake(x)
+        terms = fake.fake_input(x).abs() @ fake.fake_weight(fake.weight).abs().t()
+        groups = 1 if group_size is None else 3
+        bound = UNIT * ((70 + 6 + 2 * groups) * terms + 4 * (expected.abs() + y.abs()) + 2 * fake.bias.abs())
+    assert bool(((y - expected).abs() <= bound).all())
+
+
+class SpentError(Exception):
+    """The training was interrupted."""
+
+
+@pytest.mark.parametrize("observer", ["mse", "moving_average"])
+@pytest.mark.parametrize("stop", [2, 4, 5, 9])  # while ranges are observed, at their freezing, after it
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(observer: str, stop: int, tmp_path: Path) -> None:
+    batches = [torch.randn(6, 3, 8, 8, generator=generator(seed)) * (1 + seed) for seed in range(5)]
+
+    def trained(state: Path | None, stop: int | None = None) -> ConvNet:
+        model, calls = trained_conv_net(), 0
+
+        def loss(model: nn.Module, x: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls == stop:
+                raise SpentError
+            return model(x).square().mean()  # type: ignore[no-any-return]
+
+        scheme = Scheme(4, activations="static", observer=observer)
+        qat = QAT(model, scheme, steps=10, observe=0.4, norms=0.8, calibration=[batches[0] * 20])
+        train(model, batches, loss, epochs=2, state=state, save_seconds=0, companions=[qat], progress=False)
+        return model
+
+    with pytest.raises(SpentError):
+        trained(tmp_path / "state", stop)
+    expected = trained(None).state_dict()
+    for name, tensor in trained(tmp_path / "state").state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 class ConvNet(nn.Module):

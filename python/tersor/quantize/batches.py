@@ -18,6 +18,16 @@ def limited(batches: Iterable[Any], samples: int | None) -> Iterator[Any]:
             return
 
 
+class Limited:
+    """What :func:`limited` yields, as often as it is asked for."""
+
+    def __init__(self, batches: Iterable[Any], samples: int | None) -> None:
+        self._batches, self._samples = batches, samples
+
+    def __iter__(self) -> Iterator[Any]:
+        return limited(self._batches, self._samples)
+
+
 def batch_size(batch: Any) -> int:
     """The examples in a batch: the first dimension of the first tensor in it, 1 where there is none."""
     if isinstance(batch, Tensor):

@@ -10,22 +10,24 @@ from torch import Tensor, nn
 
 from tersor import observe, processes
 from tersor.errors import SwapError
+from tersor.quantize.channel_range import ChannelRange
 from tersor.quantize.row_sample import RowSample
 
 MEMORY = 2**30
 """Bytes of second moments that are collected in one pass over the data."""
 
-SAMPLE_ROWS = 128
+SAMPLE_ROWS = 512
 
 
 class InputMoments:
-    """Moments of rows of inputs. Memory: 4 bytes per pair of channels and 128 rows.
+    """Moments of rows of inputs. Memory: 4 bytes per pair of channels and 512 rows.
 
     Attributes:
         gram: the mean of ``x x^T``, float32 ``[channels, channels]``.
         mean: of x, float32 ``[channels]``.
         count: of rows.
-        sample: up to 128 of the rows.
+        sample: up to 512 of the rows.
+        channels: the range of every channel.
     """
 
     def __init__(self, channels: int) -> None:
@@ -33,6 +35,7 @@ class InputMoments:
         self.mean = torch.zeros(channels)
         self.count = 0
         self.sample = RowSample(channels, torch.float32, SAMPLE_ROWS)
+        self.channels = ChannelRange(channels)
 
     def add(self, x: Tensor) -> None:
         """Takes an input ``[..., channels]`` in."""
@@ -44,6 +47,7 @@ class InputMoments:
         self.gram.addmm_(rows.t(), rows, beta=1 - part, alpha=part / len(rows))
         self.mean.lerp_(rows.mean(0), part)
         self.sample.add(rows)
+        self.channels.add(rows)
 
     def join(self) -> None:
         """Become the moments of what all processes were given; the sums differ by the order of additions only."""
@@ -52,6 +56,8 @@ class InputMoments:
         part = own / max(self.count, 1)
         self.gram, self.mean = processes.total(self.gram * part), processes.total(self.mean * part)
         self.sample.merge(processes.gather(self.sample.state()))
+        for other in processes.gather(self.channels):
+            self.channels.add(torch.stack([other.low, other.high]))
 
     @property
     def is_finite(self) -> bool:
@@ -64,7 +70,7 @@ def portions(layers: Mapping[str, int], memory: int = MEMORY) -> Iterator[list[s
     portion: list[str] = []
     used = 0
     for name, channels in layers.items():
-        size = 4 * channels * (channels + SAMPLE_ROWS + 1)
+        size = 4 * channels * (channels + SAMPLE_ROWS + 3)
         if portion and used + size > memory:
             yield portion
             portion, used = [], 0

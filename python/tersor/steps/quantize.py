@@ -72,6 +72,11 @@ class Quantize(Step):
                 f"{', '.join(sorted(CORRECTIONS))}"
             )
         object.__setattr__(self, "corrections", names)
+        if "range" in names and (self.activations != "static" or self.observer != "minmax"):
+            raise RecipeError(
+                "step 'quantize': the correction 'range' narrows the ranges of activations = 'static' and observer = "
+                f"'minmax', got {self.activations!r} and {self.observer!r}"
+            )
         most = CODEBOOKS[self.codebook].most_bits
         if self.bits > most:
             raise RecipeError(f"step 'quantize': codebook = {self.codebook!r} has at most {most} bits")

@@ -4,6 +4,7 @@ from tersor.quantize.corrections.adaround import AdaRound
 from tersor.quantize.corrections.awq import AWQ
 from tersor.quantize.corrections.bias import BiasCorrection
 from tersor.quantize.corrections.gptq import GPTQ
+from tersor.quantize.corrections.ranges import Range
 from tersor.quantize.corrections.registry import (
     CORRECTIONS,
     Correction,
@@ -14,6 +15,7 @@ from tersor.quantize.corrections.registry import (
     register_correction,
     solve,
 )
+from tersor.quantize.corrections.smoothing import Smoothing
 
 __all__ = [
     "AWQ",
@@ -23,6 +25,8 @@ __all__ = [
     "BiasCorrection",
     "Correction",
     "LayerProblem",
+    "Range",
+    "Smoothing",
     "Solution",
     "Solved",
     "make_correction",

@@ -10,7 +10,7 @@ from tersor.quantize.corrections.registry import Correction, LayerProblem, Solut
 
 @register_correction
 class BiasCorrection(Correction):
-    """Subtracts the mean error of the outputs, ``(W' - W) E[x]``, from the bias.
+    """Subtracts the mean error of the outputs from the bias: ``(W' - W) E[x]``, and what static ranges add to it.
 
     Source: Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019 (arXiv
     1906.04721), section 4.2, with the mean of calibration data.

@@ -18,8 +18,8 @@ from tersor.quantize.codebooks import CodeBook, Codes, decode
 from tersor.quantize.moments import InputMoments
 from tersor.quantize.simulation import fake_quantize
 
-Stage = Literal["inputs", "weights", "bias"]
-STAGES: tuple[Stage, ...] = ("inputs", "weights", "bias")
+Stage = Literal["inputs", "ranges", "weights", "bias"]
+STAGES: tuple[Stage, ...] = ("inputs", "ranges", "weights", "bias")
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class Solution:
         codes: of the weight divided by the input scale.
         input_scale: float32 ``[in]``, or None.
         bias: what is added to the bias of the layer, float32 ``[out]``, or None.
+        x_range: scale and zero point of static activations, or None: those of the problem.
     """
 
     codes: Codes
     input_scale: Tensor | None = None
     bias: Tensor | None = None
+    x_range: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,34 +69,45 @@ class LayerProblem:
         codes = self.book.fit(weight, self.bits, self.group_size, gram.diagonal().clamp_min(0))
         return Solution(codes, input_scale)
 
+    def range_of(self, solution: Solution) -> tuple[float, int]:
+        """Scale and zero point of static activations; (0, 0) means ranges per row."""
+        return self.x_range(solution.input_scale) if solution.x_range is None else solution.x_range
+
     def error(self, solution: Solution) -> float:
         """The error of the output relative to the output without bias (2-norms, over all rows that were seen).
 
         The part of weights and bias is exact; that of activations is measured on the sample of rows.
         """
         weight, gram = self.scaled(solution.input_scale)
-        fitted = decode(solution.codes)
-        total = weights_error(fitted - weight, gram)
+        total = weights_error(decode(solution.codes) - weight, gram) + self.inputs_error(solution)
         if solution.bias is not None:
-            shift = (self.moments.mean @ self._off(fitted, solution).t()).double()
+            shift = self.mean_error(solution).double()
             total += float((solution.bias.double() * (solution.bias.double() + 2 * shift)).sum())
-        rows = (
-            self.moments.sample.rows
-            if solution.input_scale is None
-            else (self.moments.sample.rows * solution.input_scale)
-        )
-        noise = (fake_quantize(rows, *self.x_range(solution.input_scale)) - rows) @ fitted.t()
-        total += float(noise.double().square().sum()) / max(len(rows), 1)
         reference = weights_error(self.weight, self.moments.gram)
         return float((max(total, 0.0) / reference) ** 0.5) if reference > 0 else 0.0
 
-    def _off(self, fitted: Tensor, solution: Solution) -> Tensor:
-        """The error of the weight, as it meets the inputs before they are scaled."""
-        return (fitted if solution.input_scale is None else fitted * solution.input_scale) - self.weight
+    def inputs_error(self, solution: Solution) -> float:
+        """The part of activations: the mean squared error of the outputs, summed over them, on the sample of rows."""
+        noise = self._noise(solution)
+        return float((noise @ decode(solution.codes).t()).double().square().sum()) / max(len(noise), 1)
 
     def mean_error(self, solution: Solution) -> Tensor:
-        """The mean over the inputs of the error of the output that the weight makes, float32 ``[out]``."""
-        return self._off(decode(solution.codes), solution) @ self.moments.mean
+        """The mean over the inputs of the error of the output, float32 ``[out]``: of the weight, and of static ranges.
+
+        The part of static ranges is that of the sample of rows.
+        """
+        fitted = decode(solution.codes)
+        off = (fitted if solution.input_scale is None else fitted * solution.input_scale) - self.weight
+        mean = off @ self.moments.mean
+        if self.range_of(solution)[0] > 0 and len(self.moments.sample.rows):
+            mean += fitted @ self._noise(solution).mean(0)
+        return mean
+
+    def _noise(self, solution: Solution) -> Tensor:
+        """What quantising adds to the sample of rows, after they are scaled."""
+        rows, scale = self.moments.sample.rows, solution.input_scale
+        rows = rows if scale is None else rows * scale
+        return fake_quantize(rows, *self.range_of(solution)) - rows
 
 
 def weights_error(difference: Tensor, gram: Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
@@ -85,6 +85,24 @@ class Observer(abc.ABC):
         """
         low, high = self.range(bits)
         return quantization(low, high, bits)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen: the number of units, and tensors by the names of attributes."""
+        tensors = {name: value.clone() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return {"name": self.name, "units": self.units, "tensors": tensors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what another observer of the kind saw.
+
+        Raises:
+            ValueError: it is the state of another kind of observer.
+        """
+        own = {name for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if state.get("name") != self.name or set(state["tensors"]) != own:
+            raise ValueError(f"expected the state of the observer {self.name!r}, got that of {state.get('name')!r}")
+        self.units = int(state["units"])
+        for name, value in state["tensors"].items():
+            setattr(self, name, value.clone())
 
     @property
     def state_bytes(self) -> int:

@@ -14,6 +14,7 @@ from tersor.modules import find_candidates
 from tersor.nn import Int8Conv2d
 from tersor.nn.coded import layer_from_codes
 from tersor.quantize.codebooks.codes import values
+from tersor.quantize.qat.fake import FakeInput
 from tersor.quantize.qat.layers import QATConv2d, QATLinear, Scheme
 from tersor.quantize.qat.norms import conv_norm_pairs
 from tersor.selection import matches
@@ -90,13 +91,22 @@ class QAT:
         return self.steps is None or self.count >= max(self._freezes(self.steps))
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of steps made. Ranges are part of the model; an observer that still observes starts anew."""
-        return {"count": self.count}
+        """The number of steps made, and what observers that still observe saw. Ranges are part of the model."""
+        observers = {name: fake.observer.state_dict() for name, fake in self._static().items() if fake.observing}
+        return {"count": self.count, "observers": observers}
 
     def load_state_dict(self, state: Any) -> None:
-        """Go on after as many steps."""
+        """Go on after as many steps, with what was observed until then; ranges that were frozen stay as they are."""
         self.count = int(state["count"])
+        for name, fake in self._static().items():
+            fake.observing = name in state["observers"]
+            if fake.observing:
+                fake.observer.load_state_dict(state["observers"][name])
         self._follow()
+
+    def _static(self) -> dict[str, FakeInput]:
+        inputs = {name: layer.fake_input for name, layer in self.layers.items()}
+        return {name: fake for name, fake in inputs.items() if fake is not None and fake.mode == "static"}
 
     def _freezes(self, steps: int) -> tuple[int, int]:
         return max(round(self._observe * steps), 1), max(round(self._norms * steps), 1)
