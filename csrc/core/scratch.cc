@@ -11,7 +11,7 @@ struct Block {
   ~Block() { std::free(data); }
 };
 
-thread_local Block blocks[3];
+thread_local Block blocks[kArenas];
 
 void Release(Block& block) {
   std::free(block.data);

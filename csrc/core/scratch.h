@@ -12,7 +12,8 @@ constexpr size_t kCacheLine = 64;
 constexpr size_t kScratchKeepBytes = size_t{4} << 20;
 
 // Blocks of different users, which may be held at the same time: an op that calls other ops takes one of its own.
-enum class Arena : int { kOp = 0, kBlockTask = 1, kBlockCall = 2 };
+enum class Arena : int { kOp = 0, kBlockTask = 1, kBlockCall = 2, kBlockPanels = 3 };
+constexpr int kArenas = 4;
 
 class Scratch {
  public:

@@ -11,7 +11,7 @@
 //   I, kRows, kGroups      vectors of kLanes int32; the tile is kRows rows by kGroups * 16 columns
 //   Zero, Pair(p)          two int16, in every lane;  Pairs(p): kLanes pairs
 //   MulAdd(acc, a, w)      acc + the two products of each lane, exactly
-//   ToFloat, StoreInt      of I
+//   ToFloat                of I
 //   Shift(v, n)            v * 2^n, v in [0.5, 2) and n an integer in [-125, 0]
 //   Sum16, Max16(F* v)     of 16 floats: lane i and i + 8, then i + 4, i + 2, i + 1
 //   Round16(v, p)          16 floats to int16, to nearest even; NaN gives any
@@ -68,10 +68,12 @@ struct Attention {
     };
     for (int64_t i = 0; i < whole; i += 16) add(x + i);
     add(rest);
-    float parts[16], amax = 0.0f;
+    float parts[16], amax;
+    int32_t bits[16], most = 0;  // magnitudes are ordered like their bits, NaN above all
     for (int v = 0; v < kParts; ++v) V::Store(parts + v * kLanes, largest[v]);
-    for (const float part : parts) amax = part < amax ? amax : part;  // a NaN part wins
-    for (const float part : parts) amax = part != part ? part : amax;
+    std::memcpy(bits, parts, sizeof bits);
+    for (const int32_t part : bits) most = part < most ? most : part;
+    std::memcpy(&amax, &most, sizeof amax);
     if (!(amax <= 3.402823466e38f)) {
       std::memset(q, 0, static_cast<size_t>(n) * sizeof *q);
       return __builtin_nanf("");
@@ -147,10 +149,10 @@ struct Attention {
     }
   }
 
-  // sums[i][16 g + ..] = the exact products of row i and kG groups of columns.
-  template <int kR, int kG>
+  // take(i, 16 g + v * kLanes, sums): the exact products of row i and the columns of kG groups.
+  template <int kR, int kG, typename Take>
   [[gnu::always_inline]] static void Tile(const int16_t* a, int64_t lda, const int16_t* panel, int32_t pairs,
-                                          int32_t* sums, int32_t ld_sums) {
+                                          int32_t column, Take take) {
     constexpr int kVectors = kG * kParts;
     I acc[kR][kVectors];
     TERSOR_UNROLL
@@ -172,17 +174,21 @@ struct Attention {
     TERSOR_UNROLL
     for (int i = 0; i < kR; ++i) {
       TERSOR_UNROLL
-      for (int v = 0; v < kVectors; ++v) V::StoreInt(sums + i * ld_sums + v * kLanes, acc[i][v]);
+      for (int v = 0; v < kVectors; ++v) V::Pin(acc[i][v]);
+    }
+    TERSOR_UNROLL
+    for (int i = 0; i < kR; ++i) {
+      TERSOR_UNROLL
+      for (int v = 0; v < kVectors; ++v) take(i, column + v * kLanes, acc[i][v]);
     }
   }
 
-  template <int kR>
-  static void Multiply(const int16_t* a, int64_t lda, const int16_t* panel, int32_t pairs, int32_t groups,
-                       int32_t* sums, int32_t ld_sums) {
+  template <int kR, typename Take>
+  [[gnu::always_inline]] static void Multiply(const int16_t* a, int64_t lda, const int16_t* panel, int32_t pairs,
+                                              int32_t groups, Take take) {
     const auto tiles = [&](auto width, int32_t g) {
       constexpr int kG = decltype(width)::value;
-      for (; groups - g >= kG; g += kG)
-        Tile<kR, kG>(a, lda, panel + g * int64_t{pairs} * kGroup, pairs, sums + 16 * g, ld_sums);
+      for (; groups - g >= kG; g += kG) Tile<kR, kG>(a, lda, panel + g * int64_t{pairs} * kGroup, pairs, 16 * g, take);
       return g;
     };
     int32_t g = 0;
@@ -191,19 +197,11 @@ struct Attention {
     tiles(std::integral_constant<int, 1>(), g);
   }
 
-  // Scores of a row, in units of log2; returns the largest.
-  [[gnu::always_inline]] static float Scores(const tersor::AttentionArgs& g, int32_t row, const int32_t* sums,
-                                             float* s) {
-    const F q_scale = V::Set(g.q_scale[row]);
+  // Adds the bias to the scores of a row, in units of log2, and -infinity behind its end; returns the largest.
+  [[gnu::always_inline]] static float FinishScores(const tersor::AttentionArgs& g, int32_t row, float* s) {
     F largest[kParts];
     for (int v = 0; v < kParts; ++v) largest[v] = V::Set(-__builtin_inff());
     for (int32_t j = 0; j < g.keys; j += 16) {
-      TERSOR_UNROLL
-      for (int v = 0; v < kParts; ++v) {
-        const int32_t at = j + v * kLanes;
-        const F scale = V::Mul(V::Load(g.key_scale + at), q_scale);
-        V::Store(s + at, V::Mul(V::ToFloat(sums + at), scale));
-      }
       if (g.bias != nullptr) AddBias(g.bias + row * g.ld_bias + j, g.keys - j, s + j);
       for (int32_t k = g.keys; k < j + 16; ++k) s[k] = -__builtin_inff();
       TERSOR_UNROLL
@@ -251,9 +249,8 @@ struct Attention {
     float correction, inverse;
   };
 
-  [[gnu::always_inline]] static RowState Softmax(const tersor::AttentionArgs& g, int32_t row, const int32_t* sums,
-                                                 float* scores, int16_t* weights) {
-    float max = Scores(g, row, sums, scores);
+  [[gnu::always_inline]] static RowState Softmax(const tersor::AttentionArgs& g, int32_t row, float max,
+                                                 const float* scores, int16_t* weights) {
     RowState state = {0.0f, 1.0f};
     if (!g.first) {
       const float before = g.max[row];
@@ -268,38 +265,28 @@ struct Attention {
     return state;
   }
 
-  [[gnu::always_inline]] static void Output(const tersor::AttentionArgs& g, const RowState& state, const int32_t* sums,
-                                            float* out) {
-    const F unit = V::Set(g.value_unit), correction = V::Set(state.correction), inverse = V::Set(state.inverse);
-    for (int32_t c = 0; c < g.depth; c += 16) {
-      TERSOR_UNROLL
-      for (int v = 0; v < kParts; ++v) {
-        const int32_t at = c + v * kLanes;
-        F y = V::Mul(V::ToFloat(sums + at), unit);
-        if (!g.first) y = V::Fma(V::Load(out + at), correction, y);
-        if (g.last) y = V::Mul(y, inverse);
-        V::Store(out + at, y);
-      }
-    }
-  }
-
   template <int kR>
   static void AttendRows(const tersor::AttentionArgs& g, int32_t row) {
-    constexpr int32_t kColumns = 128;  // of the second product, at a time
-    alignas(64) int32_t sums[kR][kKeys];
-    alignas(64) float scores[kKeys];
+    alignas(64) float scores[kR][kKeys];
     alignas(64) int16_t weights[kR][kKeys];
-    const int32_t key_groups = (g.keys + 15) / 16, depth_groups = (g.depth + 15) / 16, pairs = (g.keys + 1) / 2;
-    Multiply<kR>(g.q + row * g.ldq, g.ldq, g.key_panel, (g.depth + 1) / 2, key_groups, sums[0], kKeys);
+    Multiply<kR>(g.q + row * g.ldq, g.ldq, g.key_panel, (g.depth + 1) / 2, (g.keys + 15) / 16,
+                 [&](int i, int32_t at, I sums) {
+                   const F scale = V::Mul(V::Load(g.key_scale + at), V::Set(g.q_scale[row + i]));
+                   V::Store(scores[i] + at, V::Mul(V::ToFloat(sums), scale));
+                 });
     RowState states[kR];
-    for (int i = 0; i < kR; ++i) states[i] = Softmax(g, row + i, sums[i], scores, weights[i]);
-    for (int32_t c = 0; c < depth_groups; c += kColumns / 16) {
-      const int32_t groups = depth_groups - c < kColumns / 16 ? depth_groups - c : kColumns / 16;
-      Multiply<kR>(weights[0], kKeys, g.value_panel + c * int64_t{pairs} * kGroup, pairs, groups, sums[0], kKeys);
-      tersor::AttentionArgs part = g;
-      part.depth = 16 * groups;
-      for (int i = 0; i < kR; ++i) Output(part, states[i], sums[i], g.out + (row + i) * g.ld_out + 16 * c);
-    }
+    float max[kR];
+    for (int i = 0; i < kR; ++i) max[i] = FinishScores(g, row + i, scores[i]);
+    for (int i = 0; i < kR; ++i) states[i] = Softmax(g, row + i, max[i], scores[i], weights[i]);
+    const F unit = V::Set(g.value_unit);
+    Multiply<kR>(weights[0], kKeys, g.value_panel, (g.keys + 1) / 2, (g.depth + 15) / 16,
+                 [&](int i, int32_t at, I sums) {
+                   float* out = g.out + (row + i) * g.ld_out + at;
+                   F y = V::Mul(V::ToFloat(sums), unit);
+                   if (!g.first) y = V::Fma(V::Load(out), V::Set(states[i].correction), y);
+                   if (g.last) y = V::Mul(y, V::Set(states[i].inverse));
+                   V::Store(out, y);
+                 });
   }
 
   template <int kR = kRows>

@@ -10,6 +10,28 @@ namespace {
 
 constexpr float kLog2E = 0x1.715476p0f;
 
+// The panels of one head and block of a sequence, and the tokens that are in them.
+struct Panels {
+  int16_t *keys, *values;
+  Range tokens;
+};
+
+Panels PanelsOf(const EncoderBlockJob& job, int64_t sequence, int64_t block, int64_t head) {
+  const Range all = {job.start[sequence], job.start[sequence + 1]};
+  const int64_t begin = all.begin + block * kAttentionKeys, live = std::min<int64_t>(kAttentionKeys, all.end - begin);
+  const int64_t panel = RoundUp(live, 16) * job.depth16();  // of the keys of a head, and of its values
+  int16_t* first = job.panels + job.panel_at[sequence] +
+                   2 * job.depth16() * job.block.config.heads * block * kAttentionKeys + 2 * panel * head;
+  return {first, first + panel, {begin, begin + live}};
+}
+
+void Pack(const EncoderBlockJob& job, int64_t head, Range tokens, int16_t* keys, int16_t* values) {
+  const int64_t width = job.block.width(), depth = job.block.config.head_dim;
+  const int16_t* row = job.QkvOf(tokens.begin) + head * depth;
+  job.kernels.attention->pack(static_cast<int32_t>(tokens.count()), static_cast<int32_t>(depth), row + width,
+                              row + 2 * width, job.ld_qkv, keys, values);
+}
+
 }  // namespace
 
 EncoderAttention::EncoderAttention(const EncoderBlockJob& job, int64_t rows)
@@ -74,12 +96,20 @@ const float* EncoderAttention::GatherBias(int64_t head, Range keys, Range querie
   return bias_;
 }
 
-void EncoderAttention::RunBlock(int64_t head, Range keys, int64_t block, Range queries, float* out, int64_t ld_out) {
+void EncoderAttention::PackShared(const EncoderBlockJob& job, int64_t sequence, int64_t block, int64_t head) {
+  const Panels to = PanelsOf(job, sequence, block, head);
+  Pack(job, head, to.tokens, to.keys, to.values);
+}
+
+void EncoderAttention::RunBlock(int64_t sequence, int64_t head, Range keys, int64_t block, Range queries, float* out,
+                                int64_t ld_out) {
   const int64_t live = std::min<int64_t>(kAttentionKeys, keys.count() - block * kAttentionKeys);
   const Range these = {keys.begin + block * kAttentionKeys, keys.begin + block * kAttentionKeys + live};
-  const int16_t* row = job_.QkvOf(these.begin) + head * depth_;
-  kernel_.pack(static_cast<int32_t>(live), static_cast<int32_t>(depth_), row + width_, row + 2 * width_, job_.ld_qkv,
-               keys_, values_);
+  Panels panels = {keys_, values_, these};
+  if (job_.panel_at[sequence] >= 0)
+    panels = PanelsOf(job_, sequence, block, head);
+  else
+    Pack(job_, head, these, keys_, values_);
   AttentionArgs g{};
   g.rows = static_cast<int32_t>(queries.count());
   g.keys = static_cast<int32_t>(live);
@@ -87,8 +117,8 @@ void EncoderAttention::RunBlock(int64_t head, Range keys, int64_t block, Range q
   g.q = job_.QkvOf(queries.begin) + head * depth_;
   g.ldq = job_.ld_qkv;
   g.q_scale = job_.q_scale + (queries.begin - job_.rows().begin);
-  g.key_panel = keys_;
-  g.value_panel = values_;
+  g.key_panel = panels.keys;
+  g.value_panel = panels.values;
   g.key_scale = key_scale_ + block * kAttentionKeys;
   g.value_share = share_ + block * kAttentionKeys;
   g.value_unit = unit_[block];
@@ -111,7 +141,7 @@ void EncoderAttention::Run(int64_t sequence, Range queries, float* out, int64_t 
   // A head whose depth is no multiple of 16 writes into the columns of the next one, which comes after it.
   for (int64_t head = 0; head < job_.block.config.heads; ++head)
     for (int64_t block = 0; block * kAttentionKeys < keys.count(); ++block)
-      RunBlock(head, keys, block, queries, out, ld_out);
+      RunBlock(sequence, head, keys, block, queries, out, ld_out);
 }
 
 }  // namespace tersor

@@ -17,9 +17,12 @@ class EncoderAttention {
   // beyond the width is written too.
   void Run(int64_t sequence, Range queries, float* out, int64_t ld_out);
 
+  // Packs the keys and values of one head and block of a sequence that has panels.
+  static void PackShared(const EncoderBlockJob& job, int64_t sequence, int64_t block, int64_t head);
+
  private:
   void PrepareKeys(Range keys);
-  void RunBlock(int64_t head, Range keys, int64_t block, Range queries, float* out, int64_t ld_out);
+  void RunBlock(int64_t sequence, int64_t head, Range keys, int64_t block, Range queries, float* out, int64_t ld_out);
   const float* GatherBias(int64_t head, Range keys, Range queries);
 
   const EncoderBlockJob& job_;

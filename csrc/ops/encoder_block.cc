@@ -79,6 +79,34 @@ int64_t FirstRow(const EncoderBlockJob& job, int32_t task) {
 
 enum class Stage { kQkv, kRest };
 
+// Keys and values of a sequence that more than one strip of rows will read are packed once, before all of them.
+constexpr int64_t kSharedFrom = 65;
+
+// Decides which sequences of the group have panels; returns how many heads and blocks they have.
+int64_t PlacePanels(EncoderBlockJob& job) {
+  const int64_t heads = job.block.config.heads, key = 2 * heads * job.depth16();  // values of a key and its value
+  int64_t at = 0, units = 0;
+  for (int64_t s = job.sequences.begin; s < job.sequences.end; ++s) {
+    const int64_t tokens = job.start[s + 1] - job.start[s];
+    job.panel_at[s] = tokens < kSharedFrom ? -1 : at;
+    if (tokens < kSharedFrom) continue;
+    at += RoundUp(tokens, 16) * key;
+    units += job.blocks_of(s) * heads;
+  }
+  return units;
+}
+
+size_t PanelBytes(const EncoderBlockJob& job, size_t rows) {
+  if (job.args.tokens < kSharedFrom) return 0;
+  const size_t key = static_cast<size_t>(2 * job.block.config.heads * job.depth16());
+  return Scratch::Padded<int16_t>((rows + 16 * (rows / kSharedFrom)) * key);
+}
+
+void PackTask(void* context, int32_t task) {
+  const EncoderBlockJob& job = *static_cast<EncoderBlockJob*>(context);
+  EncoderBlockWorker(job, task == 0).PackPanels(EvenSplit(job.panel_units, job.tasks)[task]);
+}
+
 template <Stage stage>
 void RunTask(void* context, int32_t task) {
   EncoderBlockJob& job = *static_cast<EncoderBlockJob*>(context);
@@ -109,7 +137,9 @@ void RunGroup(EncoderBlockJob& job, const Executor& executor) {
   const int64_t macs = job.rows().count() * c.hidden * (4 * job.block.width() + 2 * c.ffn);
   job.tasks = macs < kSerialMacsS8 ? 1 : executor.threads;
   const Executor& run = job.tasks == 1 ? SerialExecutor() : executor;
+  job.panel_units = PlacePanels(job);
   run.run(job.tasks, RunTask<Stage::kQkv>, &job);
+  if (job.panel_units > 0 && !job.out_of_memory) run.run(job.tasks, PackTask, &job);
   if (!job.out_of_memory) run.run(job.tasks, RunTask<Stage::kRest>, &job);
   if (job.out_of_memory) Fail("out of memory");
 }
@@ -125,15 +155,21 @@ void EncoderBlock(const EncoderBlockArgs& args, const Executor& executor) {
   const int64_t group = std::max(kGroupBytes / (2 * ld_qkv), args.tokens);
   const size_t rows = static_cast<size_t>(std::min(group, positions)), batch = static_cast<size_t>(args.batch);
   const size_t qkv = rows * static_cast<size_t>(ld_qkv);
-  Scratch scratch(Scratch::Padded<int32_t>(static_cast<size_t>(positions) + 1) + Scratch::Padded<int64_t>(batch + 1) +
-                      Scratch::Padded<int16_t>(qkv) + 3 * Scratch::Padded<float>(rows),
+  Scratch scratch(Scratch::Padded<int32_t>(static_cast<size_t>(positions) + 1) +
+                      2 * Scratch::Padded<int64_t>(batch + 1) + Scratch::Padded<int16_t>(qkv) +
+                      3 * Scratch::Padded<float>(rows),
                   Arena::kBlockCall);
   if (!scratch.ok()) Fail("out of memory");
   int32_t* position = scratch.Take<int32_t>(static_cast<size_t>(positions) + 1);
   int64_t* start = scratch.Take<int64_t>(batch + 1);
   FindTokens(args, position, start);
 
-  EncoderBlockJob job{args, block, Selected(), position, start, {0, 0}, nullptr, ld_qkv, nullptr, {}, 1};
+  EncoderBlockJob job{args,   block,   Selected(), position, start,   {0, 0}, nullptr,
+                      ld_qkv, nullptr, {},         nullptr,  nullptr, 0,      1};
+  Scratch panels(PanelBytes(job, rows), Arena::kBlockPanels);
+  if (!panels.ok() && args.tokens >= kSharedFrom) Fail("out of memory");
+  job.panels = panels.Take<int16_t>(0);
+  job.panel_at = scratch.Take<int64_t>(batch + 1);
   job.qkv = scratch.Take<int16_t>(qkv);
   job.q_scale = scratch.Take<float>(rows);
   for (float*& scale : job.kv_scale) scale = scratch.Take<float>(rows);

@@ -209,6 +209,19 @@ void EncoderBlockWorker::ProjectQkv(Range rows) {
     ProjectStrip({rows.begin + strips[i].begin, rows.begin + strips[i].end});
 }
 
+void EncoderBlockWorker::PackPanels(Range units) {
+  const Timer timer(seconds_, kPartAttention);
+  const int64_t heads = block_.config.heads;
+  int64_t unit = 0;
+  for (int64_t s = job_.sequences.begin; s < job_.sequences.end && unit < units.end; ++s) {
+    if (job_.panel_at[s] < 0) continue;
+    const int64_t end = std::min(unit + job_.blocks_of(s) * heads, units.end);
+    for (int64_t u = std::max(unit, units.begin); u < end; ++u)
+      EncoderAttention::PackShared(job_, s, (u - unit) / heads, (u - unit) % heads);
+    unit += job_.blocks_of(s) * heads;
+  }
+}
+
 void EncoderBlockWorker::Finish(Range rows) {
   sequence_ = job_.sequences.begin;
   const EvenSplit strips(rows.count(), (rows.count() + strip_ - 1) / strip_);

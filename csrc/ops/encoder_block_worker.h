@@ -15,6 +15,8 @@ class EncoderBlockWorker {
   size_t ScratchBytes() const;
   void Take(Scratch& scratch);
   void ProjectQkv(Range rows);
+  // Heads and blocks of the sequences that have panels, counted through all of them.
+  void PackPanels(Range units);
   void Finish(Range rows);
 
  private:

@@ -117,7 +117,7 @@ TEST(EveryFormAndHeadSize) {
 TEST(OneTokenAndManyTokens) {
   UnderEachIsa([] {
     const BlockCase c(Config(48, 3, 16, 64), 7);
-    for (const int64_t tokens : {1, 2, 130}) CheckCall(c, Batch(c, 1, tokens, 3));
+    for (const int64_t tokens : {1, 2, 64, 65, 130}) CheckCall(c, Batch(c, 1, tokens, 3));
     if (!Quick()) CheckCall(c, Batch(c, 1, 511, 4));
   });
 }

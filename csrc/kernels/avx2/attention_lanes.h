@@ -17,10 +17,8 @@ struct Pairs8 : Lanes8 {
     return _mm256_set1_epi32(pair);
   }
   static I Pairs(const int16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static F ToFloat(const int32_t* p) {
-    return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  }
-  static void StoreInt(int32_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static void Pin(I& v) { asm volatile("" : "+x"(v)); }
+  static F ToFloat(I v) { return _mm256_cvtepi32_ps(v); }
   // The exponent is added to the bits: the result is normal.
   static F Shift(F v, F n) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));

@@ -17,8 +17,8 @@ struct Pairs16 : Lanes16 {
     return _mm512_set1_epi32(pair);
   }
   static I Pairs(const int16_t* p) { return _mm512_loadu_si512(p); }
-  static F ToFloat(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
-  static void StoreInt(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
+  static void Pin(I& v) { asm volatile("" : "+v"(v)); }
+  static F ToFloat(I v) { return _mm512_cvtepi32_ps(v); }
   static F Shift(F v, F n) { return _mm512_scalef_ps(v, n); }
   // Magnitudes are ordered like their bits, NaN above all.
   static F KeepNan(F a, F b) {

@@ -25,8 +25,8 @@ struct Pairs4 : Lanes4 {
                     high = vmull_high_s16(a.pairs, w.pairs);
     return {acc.pairs, vaddq_s32(acc.sums, vpaddq_s32(low, high))};
   }
-  static F ToFloat(const int32_t* p) { return vcvtq_f32_s32(vld1q_s32(p)); }
-  static void StoreInt(int32_t* p, I v) { vst1q_s32(p, v.sums); }
+  static void Pin(I& v) { asm volatile("" : "+w"(v.sums)); }
+  static F ToFloat(I v) { return vcvtq_f32_s32(v.sums); }
   // The exponent is added to the bits: the result is normal. A NaN has n = 0.
   static F Shift(F v, F n) {
     return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v), vshlq_n_s32(vcvtnq_s32_f32(n), 23)));

@@ -20,8 +20,8 @@ struct Vector : LaneSums {
   static I MulAdd(I acc, I a, I w) {
     return {0, 0, acc.sum + int32_t{a.first} * int32_t{w.first} + int32_t{a.second} * int32_t{w.second}};
   }
-  static F ToFloat(const int32_t* p) { return static_cast<float>(*p); }
-  static void StoreInt(int32_t* p, I v) { *p = v.sum; }
+  static void Pin(I&) {}
+  static F ToFloat(I v) { return static_cast<float>(v.sum); }
   static F Shift(F v, F n) { return Scale(v, n); }
   static F KeepNan(F a, F b) { return b != b ? b : a < b ? b : a; }
   static void Round16(const F* v, int16_t* p) {
