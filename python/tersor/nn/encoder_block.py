@@ -7,14 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from typing_extensions import Self
 
-from tersor.encoder.family import Call
-from tersor.encoder.masks import note_output, recognise
 from tersor.encoder.plain import PlainBlock
 from tersor.encoder.probe import Found
-from tersor.errors import TersorError
 from tersor.nn.encoder_config import BlockConfig
 from tersor.nn.encoder_convert import (
     canonical,
@@ -23,17 +19,18 @@ from tersor.nn.encoder_convert import (
     tensor_reason,
     weight_reason,
 )
-from tersor.nn.encoder_frame import Frame, blank_block, clash, differences, float_module, look, stand_alone, stand_in
-from tersor.nn.encoder_fused import block_with_grad, compiled_block, needs_float
+from tersor.nn.encoder_facts import BlockFacts
+from tersor.nn.encoder_fit import clash
+from tersor.nn.encoder_frame import Frame, blank_block, float_module, look, stand_alone, stand_in
+from tersor.nn.encoder_fused import fused_block
 from tersor.nn.encoder_integers import Integers
-from tersor.nn.encoder_packed import inspect_block, pack_block, unpack_block
-from tersor.nn.packed_layer import DTYPES, Expected, PackedLayer
+from tersor.nn.encoder_packed import pack_block, unpack_block
+from tersor.nn.packed_layer import DTYPES
 from tersor.nn.registry import register
-from tersor.ops import ENCODER_BLOCK
 
 
 @register
-class EncoderBlock(PackedLayer):
+class EncoderBlock(BlockFacts):
     """Takes the place of a transformer's encoder block: Hugging Face BERT and its like, torch's own, and others.
 
     It is called as the float block is, and is an instance of its class. Padding that a mask speaks of costs no time;
@@ -51,7 +48,6 @@ class EncoderBlock(PackedLayer):
     float_class: ClassVar[type[nn.Module]] = PlainBlock
     zeros_padding: ClassVar[bool] = True  # rows of padding come out as zeros
     _transient = frozenset({"_hook_tables"})
-    _settings: BlockConfig
     _frame: Frame
 
     def __init__(self, config: Mapping[str, Any], device: torch.device | str | None = None) -> None:
@@ -65,7 +61,7 @@ class EncoderBlock(PackedLayer):
         """What the float block's forward takes and returns."""
         frame = self._frame
         call = frame.family.read(frame.names, args, kwargs)
-        y = None if call is None else self._fused(call, args, kwargs)
+        y = None if call is None else fused_block(self, call, args, kwargs)
         if y is None:
             return self.float_forward(*args, **kwargs)
         return (y,) if frame.returns_tuple else y
@@ -73,46 +69,6 @@ class EncoderBlock(PackedLayer):
     def float_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The forward of the float block, with the dequantised weights."""
         return self.float_class.forward(self, *args, **kwargs)
-
-    def _fused(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-        """The result of the native op, or None where the call has no form for it."""
-        x, mask, score_bias = call
-        if (problem := self._input_problem(x)) is not None:
-            raise TersorError(f"{self._label()}: {problem}")
-        if needs_float(self, x):
-            return None
-        packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
-        grad = torch.is_grad_enabled() and (x.requires_grad or (score_bias is not None and score_bias.requires_grad))
-        if torch.compiler.is_dynamo_compiling():
-            return None if grad else compiled_block(x, mask, score_bias, packed, self._frame.family.true_is_kept)
-        found = recognise(x, mask, score_bias, self._frame.family.true_is_kept)
-        if found is None or forward_ad._current_level >= 0:
-            return None
-        keep, scores = found
-        if grad:
-            return block_with_grad(self, call, keep, scores, args, kwargs)
-        y: Tensor = ENCODER_BLOCK(x, keep, scores, packed)
-        note_output(y)
-        return y
-
-    def _input_problem(self, x: object) -> str | None:
-        hidden = self._settings.hidden
-        if not self.has_weights:
-            return "the block has no weights yet; load a state dict first"
-        if not isinstance(x, Tensor):
-            return f"expected a tensor [batch, tokens, {hidden}], got {type(x).__name__}"
-        if x.is_nested or x.dim() == 2:
-            return None
-        if x.layout != torch.strided or x.device != self.packed.device:
-            kind = str(x.layout).removeprefix("torch.")
-            return f"expected a dense tensor on {self.packed.device}, got a {kind} one on {x.device}; convert it"
-        if x.dtype not in DTYPES.values():
-            return f"expected x in {', '.join(DTYPES)}, got {x.dtype}; convert it with x.float()"
-        if x.dim() != 3 or x.shape[-1] != hidden:
-            return f"expected x [batch, tokens, {hidden}], got {list(x.shape)}; the last dimension must be {hidden}"
-        return None
-
-    # --- Making and describing.
 
     @classmethod
     def from_float(
@@ -193,57 +149,12 @@ class EncoderBlock(PackedLayer):
         """A float block of the class that this block stands for, with the dequantised weights."""
         return float_module(self)
 
-    def config(self) -> dict[str, Any]:
-        """What from_config needs, JSON-able."""
-        return {**self._settings.plain(), "dtype": str(self.dtype).removeprefix("torch.")}
-
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """A block without weights, called as a PlainBlock is; raises ValueError when the config is not valid."""
         return cls(config, "cpu")
 
-    @classmethod
-    def expected_tensors(cls, config: Mapping[str, Any]) -> Expected:
-        """Names, dtypes and shapes of the tensors that `fill` takes; raises ValueError like from_config."""
-        return BlockConfig.parse(config).expected()
-
-    @classmethod
-    def place_problem(cls, config: Mapping[str, Any], module: nn.Module) -> str | None:
-        """Why a block of this valid config can't take the place of `module`, or None when it can."""
-        return differences(BlockConfig.parse(config), module)
-
-    @property
-    def kernel(self) -> str:
-        """The ids of the kernels of the four products; raises TersorError where there are no weights."""
-        return ", ".join(dict.fromkeys(part["kernel"] for part in inspect_block(self.packed)["parts"]))
-
-    def describe_products(self) -> tuple[str, ...]:
-        """Every product in words: its name, extents (outputs x inputs) and kind."""
-        return tuple(
-            f"{name} {product.n}x{product.k} {product.kind}" for name, product in self._settings.products.items()
-        )
-
-    def operations(self, batch: int, tokens: int) -> int:
-        """Operations on `batch` sequences of `tokens` tokens: two for each product of numbers with its addition."""
-        weights = sum(product.stored for product in self._settings.products.values())
-        attention = 2 * tokens * self._settings.heads * self._settings.head_dim  # q k^T and the mixing of v
-        return 2 * batch * tokens * (weights + attention)
-
-    @property
-    def extents(self) -> dict[str, tuple[int, int]]:
-        """Outputs and inputs of the four products."""
-        return {name: (product.n, product.k) for name, product in self._settings.products.items()}
-
     # --- State.
-
-    @property
-    def conversion(self) -> dict[str, Any]:
-        """The settings of from_float that this block was made with."""
-        canonical, products = self.canonical_tensors(), self._settings.products
-        return {
-            "input_scales": {name: canonical[f"{name}.input_scale"] for name, p in products.items() if p.smoothed},
-            "patterns": {name: product.pattern for name, product in products.items() if product.pattern is not None},
-        }
 
     def _pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return pack_block(self._settings, tensors)
@@ -259,10 +170,3 @@ class EncoderBlock(PackedLayer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return blank_block, (EncoderBlock, self.float_class), self.__getstate__()
-
-    def extra_repr(self) -> str:
-        """What stands between the parentheses of repr, beside the modules inside."""
-        settings = self._settings
-        order = "pre-norm" if settings.norm_first else "post-norm"
-        whole = ", ".join(f"{name}={product.kind}" for name, product in settings.products.items())
-        return f"{settings.hidden}, heads={settings.heads}, ffn={settings.ffn}, {settings.activation}, {order}, {whole}"

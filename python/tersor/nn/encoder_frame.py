@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from tersor.encoder.family import Anatomy, Family, argument_names, find_family
+from tersor.encoder.family import Anatomy, Family, argument_names
 from tersor.encoder.plain import Plain, PlainBlock, plain_anatomy
-from tersor.encoder.probe import PROBE, Found, shape_of
+from tersor.encoder.probe import PROBE, Found
 from tersor.encoder.reference import PRODUCTS
 from tersor.factorize.factored_linear import FactoredLinear
 from tersor.nn.encoder_config import BlockConfig
 from tersor.nn.encoder_parts import make_floats, make_parts
-from tersor.nn.encoder_tree import OWN, Duplicate, copy_attributes, rebuilt
+from tersor.nn.encoder_tree import Duplicate, copy_attributes, rebuilt
 
 if TYPE_CHECKING:
     from tersor.nn.encoder_block import EncoderBlock
@@ -128,41 +128,3 @@ def float_module(block: EncoderBlock, hooks: bool = False) -> nn.Module:
         made._modules[key] = None if child is None else rebuilt(child, make_floats, lambda value: value, hooks, key)
     made.training = block.training
     return made  # type: ignore[no-any-return]
-
-
-def differences(settings: BlockConfig, module: nn.Module) -> str | None:
-    """Why a block of these settings can't take the place of `module`, or None when it can."""
-    try:
-        problem = _shape_difference(settings, module)
-        found = None if problem else look(module)  # tried out only where its size is that of the settings
-    except ValueError as error:
-        return f"can't take the place of a {type(module).__name__}: {error}"
-    if problem is None and (found is None or found.anatomy.norm_first is not settings.norm_first):
-        problem = f"has norm_first {settings.norm_first} in the file and another order in the model"
-    return problem
-
-
-def _shape_difference(settings: BlockConfig, module: nn.Module) -> str | None:
-    found = find_family(module)
-    if found is None:
-        return f"is a {type(module).__name__} in the model, which is no encoder block of a known form"
-    shape = shape_of(module, found[1])
-    own = {
-        "hidden": (settings.hidden, shape.hidden),
-        "heads": (settings.heads, shape.heads),
-        "head_dim": (settings.head_dim, shape.attention // shape.heads),
-        "ffn": (settings.ffn, shape.ffn),
-        "activation": (settings.activation, shape.activation),
-        "eps1": (settings.eps1, shape.eps1),
-        "eps2": (settings.eps2, shape.eps2),
-    }
-    for name, (ours, theirs) in own.items():
-        if ours != theirs:
-            return f"has {name} {ours} in the file and {theirs} in the model"
-    return None
-
-
-def clash(base: type[EncoderBlock], module: nn.Module) -> str | None:
-    """Why a block can't have the attributes of `module`, or None when it can."""
-    taken = [key for key in module.__dict__ if key not in OWN and hasattr(base, key)]
-    return f"an encoder block has no place for its attribute {', '.join(taken)}" if taken else None

@@ -1,4 +1,4 @@
-"""Around the native op of an encoder block: when it can't be used, how it is compiled, and its gradients."""
+"""Around the native op of an encoder block: when it can't be used, and how it is compiled."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
 from tersor.encoder.family import Call
 from tersor.encoder.masks import note_output, recognise
 from tersor.encoder.plain import PlainShape
 from tersor.encoder.reference import NORMS, PRODUCTS, encoder_block, layers_of
+from tersor.errors import TersorError
+from tersor.nn.encoder_autograd import block_with_grad
 from tersor.nn.encoder_packed import inspect_block, part_of
 from tersor.nn.encoder_product import product_extents
+from tersor.nn.packed_layer import DTYPES
 from tersor.ops import ENCODER_BLOCK
 
 if TYPE_CHECKING:
@@ -23,6 +26,46 @@ if TYPE_CHECKING:
 
 _CAPTURING = "transformers.utils.output_capturing"
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+def fused_block(block: EncoderBlock, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The result of the native op, or None where the call has no form for it; raises TersorError for a wrong input."""
+    x, mask, score_bias = call
+    if (problem := _input_problem(block, x)) is not None:
+        raise TersorError(f"{block._label()}: {problem}")
+    if needs_float(block, x):
+        return None
+    packed: Tensor = block._buffers["packed"]  # type: ignore[assignment]
+    grad = torch.is_grad_enabled() and (x.requires_grad or (score_bias is not None and score_bias.requires_grad))
+    if torch.compiler.is_dynamo_compiling():
+        return None if grad else compiled_block(x, mask, score_bias, packed, block._frame.family.true_is_kept)
+    found = recognise(x, mask, score_bias, block._frame.family.true_is_kept)
+    if found is None or forward_ad._current_level >= 0:
+        return None
+    keep, scores = found
+    if grad:
+        return block_with_grad(block, call, keep, scores, args, kwargs)
+    y: Tensor = ENCODER_BLOCK(x, keep, scores, packed)
+    note_output(y)
+    return y
+
+
+def _input_problem(block: EncoderBlock, x: object) -> str | None:
+    hidden = block._settings.hidden
+    if not block.has_weights:
+        return "the block has no weights yet; load a state dict first"
+    if not isinstance(x, Tensor):
+        return f"expected a tensor [batch, tokens, {hidden}], got {type(x).__name__}"
+    if x.is_nested or x.dim() == 2:
+        return None
+    if x.layout != torch.strided or x.device != block.packed.device:
+        kind = str(x.layout).removeprefix("torch.")
+        return f"expected a dense tensor on {block.packed.device}, got a {kind} one on {x.device}; convert it"
+    if x.dtype not in DTYPES.values():
+        return f"expected x in {', '.join(DTYPES)}, got {x.dtype}; convert it with x.float()"
+    if x.dim() != 3 or x.shape[-1] != hidden:
+        return f"expected x [batch, tokens, {hidden}], got {list(x.shape)}; the last dimension must be {hidden}"
+    return None
 
 
 def needs_float(block: EncoderBlock, x: Tensor) -> bool:
@@ -107,59 +150,3 @@ def _as_scores(mask: Tensor, true_is_kept: bool) -> Tensor:
         return wide
     kept = wide.bool() if true_is_kept else ~wide.bool()
     return torch.zeros(kept.shape).masked_fill(~kept, -torch.inf)
-
-
-# --- Gradients.
-
-
-class _BlockFunction(torch.autograd.Function):
-    """The native op forwards; backwards the float path is run again, on the same x."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        score_bias: Tensor | None,
-        compute: Callable[[], Tensor],
-        again: Callable[[Tensor, Tensor | None], Tensor],
-    ) -> Tensor:
-        ctx.save_for_backward(x, score_bias)
-        ctx.again = again
-        return compute()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[:2]
-        inputs = [
-            None if tensor is None else tensor.detach().requires_grad_(want)
-            for tensor, want in zip(ctx.saved_tensors, wanted, strict=True)
-        ]
-        with torch.enable_grad():
-            y = ctx.again(*inputs)
-        sources = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want and tensor is not None]
-        grads = iter(torch.autograd.grad(y, sources, dy))
-        return (*(next(grads) if want else None for want in wanted), None, None)
-
-
-def block_with_grad(
-    block: EncoderBlock, call: Call, keep: Tensor, scores: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Tensor:
-    """The result of the native op as part of the autograd graph: the straight-through estimate."""
-    names = block._frame.names
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    bias_name = block._frame.family.bias_name
-
-    def compute() -> Tensor:
-        y: Tensor = ENCODER_BLOCK(call.x.detach(), keep, scores.detach(), block.packed)
-        return y
-
-    def again(x: Tensor, score_bias: Tensor | None) -> Tensor:
-        changed = {names[0]: x} if score_bias is None else {names[0]: x, bias_name: score_bias}
-        output = block.float_forward(**{**given, **changed})
-        y: Tensor = output[0] if isinstance(output, tuple) else output
-        return y * keep[..., None].to(y.dtype) if keep.numel() else y
-
-    y: Tensor = _BlockFunction.apply(call.x, call.score_bias, compute, again)  # type: ignore[no-untyped-call]
-    note_output(y)
-    return y
