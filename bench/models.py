@@ -3,21 +3,27 @@
 python bench/models.py --threads 2 --json out.json
 python bench/models.py --model bert-base --threads 2
 python bench/models.py --mixed
+python bench/models.py --sparsity 0.8
 
 Models other than MiniLM have random weights: their times are those of trained ones, and cosines are against their own
-float outputs. `--mixed`: one batch of 32 sequences padded to 128 tokens, with fewer and fewer real ones.
+float outputs. `--mixed`: one batch of 32 sequences padded to 128 tokens, with fewer and fewer real ones. `--sparsity`:
+all engines get weights of which that part was set to 0 in 1x4 blocks, by magnitude and without recovery.
+
+Every turn begins after a rest and with a call that is not timed, so that each engine is timed as if it were alone:
+threads of ONNX Runtime spin for 50 ms after its last call, and take half of two cores from whoever comes next.
+`--rest 0` leaves that out.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +38,7 @@ MIXED = (1.0, 0.75, 0.5, 0.25)  # real tokens of a batch
 CALIBRATION = 60
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Subject:
     """A float model and what it is given."""
 
@@ -40,6 +46,15 @@ class Subject:
     batch: Callable[[int, int], dict[str, Any]]
     samples: list[dict[str, Any]]
     shapes: tuple[tuple[int, int], ...]
+    sparsity: float = 0.0
+
+
+def prune(subject: Subject, sparsity: float) -> Subject:
+    """The subject with that part of the weights of its linear layers set to 0, in place."""
+    from tersor.prune import Pruner
+
+    Pruner(subject.model, criterion="magnitude", pattern="1x4", sparsity=sparsity).finish(force=True)
+    return dataclasses.replace(subject, sparsity=sparsity)
 
 
 def load(name: str) -> Subject:
@@ -83,12 +98,20 @@ def contestants(subject: Subject, threads: int, force: bool, rivals: bool, folde
     def hidden(model: Any) -> Callable[[Mapping[str, Any]], Any]:
         return lambda inputs: model(**inputs).last_hidden_state
 
-    recipe = tersor.Recipe([tersor.steps.Quantize()])
     others = [subject.batch(*shape) for shape in subject.shapes[:3]]
-    result = tersor.compress(subject.model, recipe, subject.samples[0], other_inputs=others, force=force)
-    apart = tersor.Recipe([tersor.steps.Quantize(blocks=False)])
-    layers = tersor.compress(subject.model, apart, subject.samples[0], other_inputs=others, force=force)
-    found = {"torch": hidden(subject.model), "tersor": hidden(result.model), "tersor layers": hidden(layers.model)}
+
+    def compressed(*steps: Any) -> Any:
+        recipe = tersor.Recipe([*steps])
+        return tersor.compress(subject.model, recipe, subject.samples[0], other_inputs=others, force=force)
+
+    quantize = tersor.steps.Quantize()
+    if subject.sparsity > 0:
+        result = compressed(tersor.steps.Prune(pattern="1x4", sparsity=subject.sparsity), quantize)
+        beside = {"tersor dense": hidden(compressed(quantize).model)}
+    else:
+        result = compressed(quantize)
+        beside = {"tersor layers": hidden(compressed(tersor.steps.Quantize(blocks=False)).model)}
+    found = {"torch": hidden(subject.model), "tersor": hidden(result.model), **beside}
     found |= {f"torch-int8/{engine}": hidden(dynamic_int8(subject.model, engine)) for engine in engines()[:1]}
     if rivals:
         import rivals as engines_of
@@ -130,7 +153,16 @@ def mixed_batch(subject: Subject, share: float) -> dict[str, Any]:
 
 
 def measure(
-    name: str, threads: int, rounds: int, force: bool, rivals: bool, mixed: bool, work: Path, most: int
+    name: str,
+    threads: int,
+    rounds: int,
+    force: bool,
+    rivals: bool,
+    mixed: bool,
+    sparsity: float,
+    rest: float,
+    work: Path,
+    shapes: list[str],
 ) -> dict[str, Any]:
     """Milliseconds per (batch, tokens) and engine, and the mean cosine of each engine's embeddings to float."""
     import torch
@@ -139,8 +171,8 @@ def measure(
     from tersor.host import describe_host
 
     torch.set_num_threads(threads)
-    subject = load(name)
-    folder = work / name
+    subject = load(name) if sparsity == 0 else prune(load(name), sparsity)
+    folder = work / (f"{name}-{sparsity:g}" if sparsity > 0 else name)
     folder.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode(False), torch.no_grad():
         found, report = contestants(subject, threads, force, rivals, folder)
@@ -148,7 +180,7 @@ def measure(
     workloads: list[tuple[str, dict[str, Any]]] = [
         (f"{batch} x {tokens}", subject.batch(batch, tokens))
         for batch, tokens in subject.shapes
-        if batch * tokens <= most
+        if not shapes or f"{batch}x{tokens}" in shapes
     ]
     if mixed:
         workloads = [(f"32 x 128, {share:.0%} real", mixed_batch(subject, share)) for share in MIXED]
@@ -156,18 +188,24 @@ def measure(
         cosine = cosines(subject, found)
         for label, inputs in track(workloads, description="shapes", console=Console(stderr=True)):
             runs = {engine: functools.partial(one, inputs) for engine, one in found.items()}
-            laps = interleave(runs, rounds=rounds, turn_seconds=0.05)
+            laps = interleave(runs, rounds=rounds, warmup=1, turn_seconds=0.05, rest=rest)
             rows.append({"workload": label, "ms": {engine: lap.median * 1e3 for engine, lap in laps.items()}})
     blocks = sum(row.layer == "EncoderBlock" for row in report.rows)
     return {
-        "command": f"python bench/models.py {' '.join(sys.argv[1:])}",
+        "command": f"python bench/models.py {' '.join(_without_paths(sys.argv[1:]))}",
         "model": name,
         "threads": threads,
+        "rest": rest,
         "host": describe_host(),
         "cosine": cosine,
         "swapped": f"{report.totals.swapped} layers swapped, {blocks} encoder blocks",
         "rows": rows,
     }
+
+
+def _without_paths(arguments: list[str]) -> list[str]:
+    places = {i + offset for i, word in enumerate(arguments) if word in ("--work", "--json") for offset in (0, 1)}
+    return [word for i, word in enumerate(arguments) if i not in places]
 
 
 def show(result: dict[str, Any]) -> None:
@@ -192,14 +230,17 @@ def main(
     force: Annotated[bool, typer.Option(help="swap every layer and block, whatever the tuner says")] = False,
     rivals: Annotated[bool, typer.Option(help="ONNX Runtime and OpenVINO, where they are installed")] = True,
     mixed: Annotated[bool, typer.Option(help="batches padded to their longest")] = False,
-    most: Annotated[int, typer.Option(help="leave out batches of more tokens")] = 4096,
+    sparsity: Annotated[float, typer.Option(min=0, max=0.99, help="part of the weights to set to 0 first")] = 0.0,
+    rest: Annotated[float, typer.Option(min=0, help="seconds before each turn")] = 0.1,
+    shape: Annotated[list[str] | None, typer.Option(help="only these, as BATCHxTOKENS; may be given often")] = None,
     work: Annotated[Path | None, typer.Option(help="keep the rivals' files here")] = None,
     out: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
 ) -> None:
     """Times a transformer in float and in the int8 of several engines on this host."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(model, threads, rounds, force, rivals, mixed, work or Path(folder), most)
+        kept = work or Path(folder)
+        result = measure(model, threads, rounds, force, rivals, mixed, sparsity, rest, kept, shape or [])
     show(result)
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n")
