@@ -59,7 +59,17 @@ def test_a_clipped_outlier_is_found_and_the_advice_is_true() -> None:
     assert better.snr_db > first.snr_db
 
 
-def test_uneven_weights_ask_for_groups() -> None:
+def test_weights_that_are_uneven_within_rows_ask_for_groups() -> None:
+    made = model()
+    with torch.no_grad():
+        for row in range(64):  # in each row other columns, so that no input scale evens them out
+            made[0].weight[row, row * 2] = 0.8
+    x = torch.randn(200, 128)
+    found = {one.name: one for one in run(x, made, weights="int4")[1]}
+    assert found["0"].suggestion.startswith("group_size = ")
+
+
+def test_channels_that_weights_make_up_for_ask_for_smoothing_and_the_advice_is_true() -> None:
     made = model()
     with torch.no_grad():
         made[0].weight[:, :4] *= 3000
@@ -67,8 +77,13 @@ def test_uneven_weights_ask_for_groups() -> None:
     x[:, :4] /= 3000
     found = {one.name: one for one in run(x, made)[1]}
     assert found["0"].weights_db < found["0"].inputs_db
-    assert found["0"].suggestion.startswith("group_size = ")
-    assert found["4"].suggestion.startswith("No other range or group size")
+    match = re.match(r'corrections = \["smoothing"\] brings ([\d.]+) dB instead of', found["0"].suggestion)
+    assert match
+    better = steps.Quantize(smooth=0, corrections=["smoothing"])
+    followed = tersor.compress(made, Recipe([better]), x, [x], force=True, progress=False).model
+    first = next(one for one in diagnose(made, followed, [x], progress=False) if one.name == "0")
+    assert first.snr_db == pytest.approx(float(match[1]), abs=1)
+    assert found["4"].suggestion.startswith("No other range, smoothing or group size")
 
 
 def test_models_that_have_nothing_in_common_are_refused() -> None:

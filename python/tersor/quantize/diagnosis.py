@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from tersor.nn.packed_linear import PackedLinear
 from tersor.progress import track
 from tersor.quantize.batches import limited
 from tersor.quantize.codebooks import decode, make_codebook
+from tersor.quantize.corrections import LayerProblem, Solution, make_correction
+from tersor.quantize.moments import InputMoments
 from tersor.quantize.observers import make_observer
 from tersor.quantize.row_sample import RowSample
 from tersor.quantize.simulation import fake_quantize
@@ -111,7 +113,7 @@ def suggestion(old: nn.Module, new: nn.Module, rows: Tensor, name: str) -> str:
         return keep
     best = min(tried, key=lambda what: tried[what])
     if tried[best] * 10 ** (WORTH / 10) > now:
-        return f"No other range or group size brings {WORTH:g} dB. {keep}"
+        return f"No other range, smoothing or group size brings {WORTH:g} dB. {keep}"
     return f"{best} brings {_decibel(reference, tried[best]):.1f} dB instead of {_decibel(reference, now):.1f}. {keep}"
 
 
@@ -159,9 +161,9 @@ def _diagnosis(name: str, old: nn.Module, new: nn.Module, seen: _Seen) -> LayerD
 def _parts(old: nn.Module, new: nn.Module, x: Tensor, **changed: Any) -> tuple[Tensor, Tensor]:
     """What the weight and what the quantised input add to the output, ``[n, out]`` each.
 
-    ``changed`` stands for a property of the layer: its weight (times the input scale), or its static range.
+    ``changed`` stands for a property of the layer: its weight (times the input scale), static range or input scale.
     """
-    scale = input_scale(new)
+    scale = changed.get("scale", input_scale(new))
     fitted: Tensor = changed.get("weight", _weight(new))
     x_range = changed.get("x_range", (getattr(new, "x_scale", 0.0), getattr(new, "x_zero_point", 0)))
     scaled = x if scale is None else x * scale
@@ -181,12 +183,29 @@ def _alternatives(old: nn.Module, new: nn.Module, x: Tensor) -> Iterator[tuple[s
             step, zero = observer.quantization()
             yield f'observer = "{name}"', _parts(old, new, x, x_range=(float(step), int(zero)))
     bits, weight = int(getattr(new, "bits", 8)), _weight(old)
+    solution, x_range = _smoothed(new, weight, x)
+    if solution.input_scale is not None:
+        fitted = decode(solution.codes) * solution.input_scale
+        changed = {"weight": fitted, "x_range": x_range, "scale": solution.input_scale}
+        yield 'corrections = ["smoothing"]', _parts(old, new, x, **changed)
     target = weight if scale is None else weight / scale
     for size in (64, 32):
         if size < min(weight.shape[1], int(getattr(new, "group_size", None) or weight.shape[1])):
             fitted = decode(make_codebook("linear").fit(target, bits, size, scaled.square().mean(0)))
             fitted = fitted if scale is None else fitted * scale
             yield f"group_size = {size}", _parts(old, new, x, weight=fitted)
+
+
+def _smoothed(new: nn.Module, weight: Tensor, x: Tensor) -> tuple[Solution, tuple[float, int]]:
+    """What the correction by that name would make of a layer, and the static range it would have."""
+    moments = InputMoments(x.shape[1])
+    moments.add(x)
+    bits, size = int(getattr(new, "bits", 8)), getattr(new, "group_size", None) or None
+    problem = LayerProblem(weight, moments, make_codebook("linear"), bits, size)
+    if getattr(new, "x_scale", 0.0) > 0:
+        problem = replace(problem, x_range=moments.channels.x_range)
+    solution = make_correction("smoothing").apply(problem, problem.fit())
+    return solution, problem.range_of(solution)
 
 
 def input_scale(layer: nn.Module) -> Tensor | None:
