@@ -48,6 +48,10 @@ class TrainError(TersorError):
     """A training can't run as asked, or can't go on."""
 
 
+class GoneError(TrainError):
+    """Another process of the group has gone."""
+
+
 class DistillError(TersorError):
     """A student can't be taught as asked."""
 

@@ -11,15 +11,11 @@ from typing import Any, TypeVar
 
 from torch import Tensor, distributed
 
-from tersor.errors import SwapError, TersorError, TrainError
+from tersor.errors import GoneError, SwapError, TersorError
 
 T = TypeVar("T")
 
 _running: list[int | None] = []
-
-
-class GoneError(TrainError):
-    """Another process of the group has gone."""
 
 
 def size() -> int:

@@ -1,6 +1,7 @@
 """What two processes do in the tests: python scale_worker.py OUT [STEP to be killed at].
 
-Distils, prunes gradually and calibrates; rank 0 writes what came out. ``work`` is the same without a process group.
+Distils, prunes gradually, trains with rounding and calibrates; rank 0 writes what came out. ``work`` is the same
+without a process group.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from torch.nn import functional
 from tersor import prune
 from tersor.distill import fit
 from tersor.quantize.calibration import calibrate
-from tersor.training import group, write_state
+from tersor.quantize.qat import QAT, Scheme
+from tersor.training import group, train, write_state
 
 ROWS = [(torch.randn(6, 12), torch.arange(6) % 4) for _ in range(5)] if torch.manual_seed(3) else []
 
@@ -56,12 +58,16 @@ def work(folder: Path, kill_at: int | None = None) -> dict[str, Any]:
     torch.manual_seed(0)
     pruned = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4))
     result = prune.fit(pruned, ROWS, loss, criterion="wanda", sparsity=0.5, removals=4, **settings)
+    torch.manual_seed(0)
+    rounded = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4))
+    train(rounded, ROWS, loss, companions=[QAT(rounded, Scheme(activations="static"), steps=9)], **settings)
     observed = calibrate(pruned, [batch[0] for batch in ROWS], observer="percentile", progress=False)
     ranges = {name: list(one.range()) for name, one in observed.observers.items()}
     return {
         "student": student.state_dict(),
         "pruned": pruned.state_dict(),
         "masks": {name: tensor == 0 for name, tensor in pruned.state_dict().items()},
+        "rounded": rounded.state_dict(),
         "ranges": ranges,
         "losses": result.losses,
     }

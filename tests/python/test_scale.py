@@ -69,7 +69,7 @@ def test_a_killed_worker_is_reported_and_the_training_goes_on(tmp_path: Path) ->
     errors = [worker.communicate(timeout=240)[1] for worker in workers]
     assert workers[1].returncode == -9
     assert workers[0].returncode == 1
-    assert "TrainError: another process of the group has gone" in errors[0]
+    assert "tersor.errors.GoneError: another process of the group has gone" in errors[0]
     assert "start all of them again with the same state file" in errors[0]
     assert read_state(tmp_path / "state")["losses"].numel() in (4, 5)
     (tmp_path / "whole").mkdir()

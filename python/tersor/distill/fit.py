@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from tersor.distill.distiller import Distiller, LossSpec
 from tersor.distill.pairing import Pairs
 from tersor.errors import DistillError, TrainError
-from tersor.training import Trained, randomness, train, unfrozen
+from tersor.training import Trained, randomness, sharding, train, unfrozen
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def fit(
         seed: of projections and of all that training draws; None uses the generators as they are.
         training: any other argument of :func:`tersor.training.train`: ``epochs``, ``optimizer``, ``rate``, ``warmup``,
             ``accumulate``, ``autocast``, ``clip``, ``patience``, ``state``, ``save_seconds``, ``companions``,
-            ``progress``.
+            ``shard`` (the teacher is split, too), ``progress``.
 
     Raises:
         DistillError: see :class:`tersor.distill.Distiller`; the loader has no batch.
@@ -70,7 +71,7 @@ def fit(
     randomness.put_back(before, loader)
     if example is None:
         raise DistillError("the loader holds no batch")
-    with unfrozen(student):
+    with unfrozen(student), contextlib.ExitStack() as split:
         distiller = Distiller(student, teacher, losses, example, labels=labels, mode=mode, seed=seed or 0)
 
         def loss(module: nn.Module, batch: Any) -> Tensor:
@@ -84,5 +85,7 @@ def fit(
         settings = {"text": "distilling", **training, "seed": seed, "evaluate": judge if evaluate else None}
         if settings.get("before_step") is not None:
             raise TrainError("before_step is what moves the weights of the losses; it can't be given here")
+        for model in (student, teacher):
+            split.enter_context(sharding.sharded(model, bool(settings.get("shard"))))
         done = train(distiller, loader, loss, before_step=distiller.at, **settings)
     return DistillResult(done, dict(distiller.parts), distiller.pairs)

@@ -17,6 +17,7 @@ from tersor.prune.layers import PrunableLayer, find_layers, matches
 from tersor.prune.patterns import Pattern, parse_pattern
 from tersor.prune.removal import Masks, choose, count_of, zero
 from tersor.prune.schedules import Schedule, make_schedule
+from tersor.training import sharding
 
 
 @dataclass(frozen=True)
@@ -193,17 +194,18 @@ class Pruner:
     def _remove(self, step: int) -> None:
         part = self.schedule.part(step)
         counts = {layer.name: count_of(layer, self.pattern, self.sparsities[layer.name], part) for layer in self.layers}
-        self._masks = choose(
-            self.model,
-            self.layers,
-            self.criterion,
-            self.pattern,
-            self.scope,
-            counts,
-            self._masks,
-            self._data,
-            self._alone,
-        )
+        with sharding.gathered(self.model):
+            self._masks = choose(
+                self.model,
+                self.layers,
+                self.criterion,
+                self.pattern,
+                self.scope,
+                counts,
+                self._masks,
+                self._data,
+                self._alone,
+            )
         self._enforce()
 
     def _enforce(self) -> None:

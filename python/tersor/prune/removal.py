@@ -14,6 +14,7 @@ from tersor.prune.criteria.registry import Scope
 from tersor.prune.layers import PrunableLayer
 from tersor.prune.masks import drop_global, drop_in_rows, drop_lowest
 from tersor.prune.patterns import Pattern
+from tersor.training import sharding
 
 Masks = dict[str, Tensor]
 """By the layer's name: which weights stay, bool ``[out, in]``."""
@@ -79,4 +80,5 @@ def count_of(layer: PrunableLayer, pattern: Pattern, sparsity: float, part: floa
 def zero(layer: PrunableLayer, mask: Tensor) -> None:
     """Set the weights that don't stay to plus zero."""
     weight = layer.weight
-    weight.masked_fill_(~layer.from_matrix(mask).to(weight.device), 0.0)
+    own = sharding.local(weight)
+    own.masked_fill_(~sharding.part_of(layer.from_matrix(mask), weight).to(own.device), 0.0)

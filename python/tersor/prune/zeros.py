@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.errors import PruneError
+from tersor.training import sharding
 
 
 class KeptZeros:
@@ -24,19 +25,21 @@ class KeptZeros:
     done = True
 
     def __init__(self, model: nn.Module) -> None:
-        self._parameters: dict[str, nn.Parameter] = {}
+        self._places: dict[str, tuple[nn.Module, str]] = {}
         self._gone: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and parameter.is_floating_point():
                 zeros = parameter.detach() == 0
                 if bool(zeros.any()) and not bool(zeros.all()):
-                    self._parameters[name], self._gone[name] = parameter, zeros
+                    owner, _, key = name.rpartition(".")
+                    self._places[name], self._gone[name] = (model.get_submodule(owner), key), zeros
 
     @torch.no_grad()
     def step(self) -> None:
         """An optimiser step was made."""
-        for name, parameter in self._parameters.items():
-            parameter.masked_fill_(self._gone[name], 0.0)
+        for name, (owner, key) in self._places.items():
+            parameter: Tensor = getattr(owner, key)
+            sharding.local(parameter).masked_fill_(sharding.part_of(self._gone[name], parameter), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Where zeros are."""

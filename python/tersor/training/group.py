@@ -13,8 +13,9 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tersor import processes
-from tersor.errors import TrainError
+from tersor.errors import GoneError, TrainError
 from tersor.processes import rank, size
+from tersor.training import sharding
 
 
 def is_first() -> bool:
@@ -66,8 +67,8 @@ def joined(model: nn.Module, accumulate: int) -> Iterator[None]:
         with processes.present():
             yield
             share_buffers(model)
-    except processes.GoneError as error:
-        raise TrainError(f"{error} with the same state file to go on from its last write") from error
+    except GoneError as error:
+        raise GoneError(f"{error} with the same state file to go on from its last write") from error
 
 
 def check_same(step: int) -> None:
@@ -97,7 +98,9 @@ class Shared:
         self._module: nn.Module = _LossModule(model, loss)
         self._several = size() > 1
         self._device = next(model.parameters()).device
-        if self._several:
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._split = any(sharding.is_part(parameter) for parameter in self._parameters)
+        if self._several and not self._split:
             self._module = DistributedDataParallel(self._module, find_unused_parameters=True)
 
     def mine(self, portion: Sequence[Any]) -> Iterator[tuple[Any, float, bool]]:
@@ -108,7 +111,8 @@ class Shared:
         own = list(portion[rank() :: size()]) or [portion[0]]
         counts = len(portion[rank() :: size()]) > 0
         for index, batch in enumerate(own):
-            yield batch, size() / len(portion) if counts else 0.0, index == len(own) - 1
+            with processes.running(rank() + index * size() if counts else None):
+                yield batch, size() / len(portion) if counts else 0.0, index == len(own) - 1
 
     def gradients_later(self, later: bool) -> contextlib.AbstractContextManager[Any]:
         """Whether gradients are averaged over the processes only at a later batch."""
@@ -120,6 +124,14 @@ class Shared:
         """The loss of a batch."""
         value: Tensor = self._module(batch)
         return value
+
+    def finish(self, most: float | None) -> None:
+        """Average the gradients that are not yet averaged, and clip all of them together."""
+        if self._split:
+            sharding.average_whole(self._parameters)
+        if most is not None:
+            clip = sharding.clip if self._split else nn.utils.clip_grad_norm_
+            clip(self._parameters, most)
 
     def mean(self, value: float) -> float:
         """The mean of a number over the processes."""

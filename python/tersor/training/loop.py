@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tersor.errors import TrainError
 from tersor.progress import track
-from tersor.training import group, randomness
+from tersor.training import group, randomness, sharding
 from tersor.training.modes import training_mode
 from tersor.training.rates import Curve, Rate
 from tersor.training.resume import Resumable
@@ -75,6 +75,7 @@ def train(
     save_seconds: float = 60.0,
     companions: Sequence[Companion] = (),
     before_step: Callable[[float], None] | None = None,
+    shard: bool = False,
     text: str = "training",
     progress: bool = True,
 ) -> Trained:
@@ -102,6 +103,8 @@ def train(
         save_seconds: the shortest time between two writes of ``state``.
         companions: see :class:`Companion`.
         before_step: told the part of the training that is over, before every optimiser step.
+        shard: in a process group: every process holds only its part of weights, gradients and optimiser states, by
+            FSDP2, see :func:`tersor.training.sharding.sharded`.
         text: what the progress bar says.
         progress: a bar on standard error where that is a terminal.
 
@@ -118,40 +121,50 @@ def train(
         raise TrainError("training needs epochs, accumulate and patience >= 1 and clip > 0")
     if patience is not None and evaluate is None:
         raise TrainError("patience needs evaluate(model), which says when the model is better")
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainError(f"no parameter of {type(model).__name__} requires a gradient; there is nothing to train")
-    trainer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0) if optimizer is None else optimizer(parameters)
-    pace = Rate(trainer, rate, warmup)
-    step = _OptimiserStep(model, loss, trainer, parameters, autocast, clip)
-    stopping = Stopping(model, evaluate, patience)
     batches, per_epoch = len(loader), math.ceil(len(loader) / accumulate)
     done = Trained()
-    what: dict[str, Any] = {"epochs": epochs, "batches": batches, "accumulate": accumulate, "clip": clip, "seed": seed}
-    what |= {"optimizer": type(trainer).__name__, "autocast": str(autocast), "warmup": warmup}
-    what |= {"rate": rate if isinstance(rate, str) else "a function"}
-    with randomness.seeded(seed), group.joined(model, accumulate), training_mode(model):
-        book = Resumable(state, save_seconds, model, trainer, companions, stopping, done, what)
-        book.resume(loader)
-        group.check_same(len(done.losses))
-        for epoch in range(book.epoch, epochs):
-            if book.finished or stopping.over:
-                break
-            bar = f"{text}, epoch {epoch + 1} of {epochs}"
-            for portion in _portions(book.open_epoch(loader), accumulate, bar, batches, book.batch, progress):
-                part = len(done.losses) / (per_epoch * epochs)
-                if before_step is not None:
-                    before_step(part)
-                pace.set(len(done.losses), per_epoch * epochs)
-                done.losses.append(step(portion))
-                for companion in companions:
-                    companion.step()
-                book.write(loader, batch=book.batch + len(portion))
-            group.share_buffers(model)
-            stopping.look(epoch, ready=all(getattr(companion, "done", True) for companion in companions))
-            book.write(loader, epoch=epoch + 1, batch=0)
-        stopping.restore()
-        book.finish(loader)
+    with sharding.sharded(model, shard):
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trainer = (
+            torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0) if optimizer is None else optimizer(parameters)
+        )
+        sharding.one_by_one(trainer)
+        pace = Rate(trainer, rate, warmup)
+        step = _OptimiserStep(model, loss, trainer, parameters, autocast, clip)
+        stopping = Stopping(model, evaluate, patience)
+        what: dict[str, Any] = {
+            "epochs": epochs,
+            "batches": batches,
+            "accumulate": accumulate,
+            "clip": clip,
+            "seed": seed,
+        }
+        what |= {"optimizer": type(trainer).__name__, "autocast": str(autocast), "warmup": warmup}
+        what |= {"rate": rate if isinstance(rate, str) else "a function"}
+        with randomness.seeded(seed), group.joined(model, accumulate), training_mode(model):
+            book = Resumable(state, save_seconds, model, trainer, companions, stopping, done, what)
+            book.resume(loader)
+            group.check_same(len(done.losses))
+            for epoch in range(book.epoch, epochs):
+                if book.finished or stopping.over:
+                    break
+                bar = f"{text}, epoch {epoch + 1} of {epochs}"
+                for portion in _portions(book.open_epoch(loader), accumulate, bar, batches, book.batch, progress):
+                    part = len(done.losses) / (per_epoch * epochs)
+                    if before_step is not None:
+                        before_step(part)
+                    pace.set(len(done.losses), per_epoch * epochs)
+                    done.losses.append(step(portion))
+                    for companion in companions:
+                        companion.step()
+                    book.write(loader, batch=book.batch + len(portion))
+                group.share_buffers(model)
+                stopping.look(epoch, ready=all(getattr(companion, "done", True) for companion in companions))
+                book.write(loader, epoch=epoch + 1, batch=0)
+            stopping.restore()
+            book.finish(loader)
     done.values, done.best, done.stopped = stopping.values, stopping.best, len(done.losses) < per_epoch * epochs
     return done
 
@@ -177,7 +190,7 @@ class _OptimiserStep:
         autocast: torch.dtype | None,
         clip: float | None,
     ) -> None:
-        self._trainer, self._parameters, self._autocast, self._clip = trainer, parameters, autocast, clip
+        self._trainer, self._autocast, self._clip = trainer, autocast, clip
         self._device = parameters[0].device.type
         self._shared = group.Shared(model, loss)
 
@@ -193,7 +206,6 @@ class _OptimiserStep:
         total = self._shared.mean(total)
         if not math.isfinite(total):
             raise TrainError(f"the loss became {total}; try a smaller learning rate")
-        if self._clip is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        self._shared.finish(self._clip)
         self._trainer.step()
         return total

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tersor import processes
 from tersor.errors import TrainError
-from tersor.training import group, randomness
+from tersor.training import group, randomness, sharding
 from tersor.training.state import read_state, write_state
 
 
@@ -40,6 +41,7 @@ class Resumable:
         self._seconds, self._model, self._optimizer, self._what = seconds, model, optimizer, dict(what)
         self._companions, self._stopping, self._done = companions, stopping, done
         self._what["parameters"] = {name: list(tensor.shape) for name, tensor in model.named_parameters()}
+        self._split = any(sharding.is_part(parameter) for parameter in model.parameters())
         self.epoch = self.batch = 0
         self.finished = False
         self._random: dict[str, Any] | None = None
@@ -62,7 +64,7 @@ class Resumable:
         state = read_state(self._path)
         self._compare(state.get("what", {}))
         self._load_model(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(sharding.split_optimizer(state["optimizer"], self._optimizer))
         for companion, saved in zip(self._companions, state["companions"], strict=True):
             companion.load_state_dict(saved)
         self._stopping.load_state_dict(state["stopping"])
@@ -90,7 +92,7 @@ class Resumable:
     def write(self, loader: Iterable[Any], *, batch: int, epoch: int | None = None) -> None:
         """Note the place, and write the file where the last time is long enough ago."""
         self.batch, self.epoch = batch, self.epoch if epoch is None else epoch
-        if self._path is not None and time.monotonic() - self._written >= self._seconds:
+        if self._path is not None and self._due():
             self._save(loader)
 
     def finish(self, loader: Iterable[Any]) -> None:
@@ -99,24 +101,31 @@ class Resumable:
             self.finished = True
             self._save(loader)
 
+    def _due(self) -> bool:
+        """Whether the last write is long enough ago; the first process tells the others where they have to help."""
+        due = time.monotonic() - self._written >= self._seconds
+        return processes.gather(due)[0] if self._split else due
+
     def _save(self, loader: Iterable[Any]) -> None:
-        if self._path is not None and group.is_first():
-            write_state(
-                self._path,
-                {
-                    "what": self._what,
-                    "epoch": self.epoch,
-                    "batch": self.batch,
-                    "finished": self.finished,
-                    "model": dict(_tensors(self._model)),
-                    "optimizer": self._optimizer.state_dict(),
-                    "companions": [companion.state_dict() for companion in self._companions],
-                    "stopping": self._stopping.state_dict(),
-                    "losses": torch.tensor(self._done.losses, dtype=torch.float64),
-                    "random": randomness.capture(loader),
-                    "epoch_random": self._epoch_random,
-                },
-            )
+        if self._path is not None and (group.is_first() or self._split):
+            tensors = {
+                "model": dict(_tensors(self._model)),
+                "optimizer": self._optimizer.state_dict(),
+                "stopping": self._stopping.state_dict(),
+            }
+            state = {
+                "what": self._what,
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "finished": self.finished,
+                **(sharding.whole(tensors) if self._split else tensors),
+                "companions": [companion.state_dict() for companion in self._companions],
+                "losses": torch.tensor(self._done.losses, dtype=torch.float64),
+                "random": randomness.capture(loader),
+                "epoch_random": self._epoch_random,
+            }
+            if group.is_first():
+                write_state(self._path, state)
         self._written = time.monotonic()
 
     def _compare(self, found: Mapping[str, Any]) -> None:
@@ -136,7 +145,7 @@ class Resumable:
         if tensors.keys() != saved.keys():
             raise TrainError(f"{self._path} is the state of a model with other buffers")
         for name, tensor in tensors.items():
-            tensor.copy_(saved[name])
+            sharding.local(tensor).copy_(sharding.part_of(saved[name], tensor))
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

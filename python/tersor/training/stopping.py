@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.errors import TrainError
+from tersor.training import sharding
 
 
 class Stopping:
@@ -62,7 +63,7 @@ class Stopping:
         """Give the model the weights of its best epoch."""
         if self.best is not None and self.best != len(self.values) - 1:
             for tensor, kept in zip(self._tensors(), self._kept, strict=True):
-                tensor.copy_(kept)
+                sharding.local(tensor).copy_(sharding.local(kept))
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on."""
@@ -70,7 +71,10 @@ class Stopping:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self.values, self.best, self._kept = list(state["values"]), state["best"], list(state["kept"])
+        self.values, self.best = list(state["values"]), state["best"]
+        self._kept = [
+            sharding.split(kept, tensor) for kept, tensor in zip(state["kept"], self._tensors(), strict=False)
+        ]
 
     def _tensors(self) -> Iterator[Tensor]:
         return itertools.chain(self._model.parameters(), self._model.buffers())

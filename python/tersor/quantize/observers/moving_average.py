@@ -39,7 +39,7 @@ class MovingAverage(Observer):
 
     def _see(self, rows: Tensor) -> None:
         low, high = torch.aminmax(rows, dim=1)
-        if processes.size() > 1:
+        if self.keeps or processes.size() > 1:
             self.kept.append((processes.batch_number() or 0, low, high))
         self._average(low, high)
 

@@ -24,6 +24,7 @@ class Observer(abc.ABC):
 
     Attributes:
         name: its name in the registry.
+        keeps: it will be merged into another one, so it keeps what that needs. In a process group all do.
 
     Raises:
         ValueError: an unknown granularity, or a group size that is missing or out of place.
@@ -37,7 +38,7 @@ class Observer(abc.ABC):
         if (granularity == "group") != (group_size is not None) or (group_size is not None and group_size < 1):
             raise ValueError(f"group_size: a positive number with granularity 'group' only, got {group_size!r}")
         self.granularity, self.group_size = granularity, group_size
-        self.units = 0
+        self.units, self.keeps = 0, False
 
     def add(self, x: Tensor) -> None:
         """Takes an input ``[..., channels]`` of any floating dtype in; not of a batch that is not to be counted.

@@ -10,6 +10,7 @@ quantization, ICLR 2020 (arXiv 1902.08153).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from tersor.quantize.codebooks import CodeBook, Codes
 from tersor.quantize.codebooks.codes import expand_scale, nearest, values
 from tersor.quantize.codebooks.scales import grouped
-from tersor.quantize.observers import make_observer
+from tersor.quantize.observers import Observer, make_observer
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -91,7 +92,8 @@ class FakeInput(nn.Module):
     Args:
         mode: ``"dynamic"``: each row, or picture, by its own range; ``"static"``: all by one range, which the observer
             chooses from what is seen in training, while ``observing`` is true, and which then stays, with a learned
-            step.
+            step. It moves between optimiser steps (:meth:`follow`), so that it doesn't matter which process of a group
+            sees which batch; inputs stay float until there is one.
         observer: a name in ``tersor.quantize.observers.OBSERVERS``.
         learned: the static step is trained once the range is frozen.
         pictures: inputs are ``[n, channels, ...]`` of convolutions, else ``[..., channels]``.
@@ -110,7 +112,7 @@ class FakeInput(nn.Module):
     ) -> None:
         super().__init__()
         self.mode, self.bits, self.pictures = mode, bits, pictures
-        self.observer = make_observer(observer)
+        self.observer, self.fresh = make_observer(observer), self._fresh(observer)
         self.observing = mode == "static"
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learned and mode == "static")
         self.register_buffer("zero_point", torch.zeros(()))
@@ -127,20 +129,31 @@ class FakeInput(nn.Module):
             return self._dynamic(x)
         if self.observing:
             if self.training or torch.is_grad_enabled():
-                self.observer.add(x)
-            if self.observer.units == 0:
-                return x  # there is no range yet
-            self._take_range()
+                self.fresh.add(x)
+            if not bool(self.ranged):
+                return x
         scale = (
             _slowed(self.scale, max(x.numel(), 1) * (2**self.bits - 1)) if not self.observing else self.scale.detach()
         )
         return self._quantize(x, scale, self.zero_point)
 
+    def follow(self, parts: Sequence[Observer]) -> None:
+        """Take the range of all that was observed, these parts being what is new, from all processes."""
+        self.observer.merge(parts)
+        self.fresh = self._fresh(self.observer.name)
+        self._take_range()
+
     def freeze(self) -> None:
         """Keep the range from here on."""
-        if self.observing and self.observer.units:
-            self._take_range()
+        if self.observing:
+            self.follow([self.fresh])
         self.observing = False
+
+    @staticmethod
+    def _fresh(name: str) -> Observer:
+        made = make_observer(name)
+        made.keeps = True
+        return made
 
     @torch.no_grad()
     def _take_range(self) -> None:

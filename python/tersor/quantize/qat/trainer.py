@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tersor import modules, observe
+from tersor import modules, observe, processes
 from tersor.errors import SwapError
 from tersor.modules import find_candidates
 from tersor.nn import Int8Conv2d
@@ -77,12 +77,13 @@ class QAT:
         self._absorbed = conv_norm_pairs(model)
         self.layers: dict[str, QATLinear | QATConv2d] = {}
         self._prepare(include, exclude)
-        for index, batch in enumerate(calibration):
-            _run(model, batch, index)
+        processes.share(calibration, lambda index, batch: _run(model, batch, index))
+        self._follow_ranges()
 
     def step(self) -> None:
-        """An optimiser step was made."""
+        """An optimiser step was made. In a process group all have to call it: ranges follow what all of them saw."""
         self.count += 1
+        self._follow_ranges()
         self._follow()
 
     @property
@@ -107,6 +108,14 @@ class QAT:
     def _static(self) -> dict[str, FakeInput]:
         inputs = {name: layer.fake_input for name, layer in self.layers.items()}
         return {name: fake for name, fake in inputs.items() if fake is not None and fake.mode == "static"}
+
+    def _follow_ranges(self) -> None:
+        """Ranges of all that the processes have observed."""
+        inputs = [fake for fake in self._static().values() if fake.observing]
+        if inputs:
+            parts = processes.gather([one.fresh for one in inputs])
+            for one, seen in zip(inputs, zip(*parts, strict=True), strict=True):
+                one.follow(seen)
 
     def _freezes(self, steps: int) -> tuple[int, int]:
         return max(round(self._observe * steps), 1), max(round(self._norms * steps), 1)
@@ -268,4 +277,4 @@ def _see(layer: nn.Module, x: Any, _: Any) -> None:
     assert isinstance(layer, QATLinear | QATConv2d)
     fake = layer.fake_input
     if fake is not None and fake.mode == "static" and fake.observing:
-        fake.observer.add(x)
+        fake.fresh.add(x)
