@@ -45,6 +45,10 @@ def convert_convolutions(conversion: Conversion) -> None:
         progress=run.progress,
     )
     for part in converted.parts:
+        if not part.shapes:
+            reason = "never called on the first batch of the calibration data"
+            conversion.rows[nn.Module()] = _kept(part.path or "(model)", reason)
+            continue
         for made in part.graphs:
             key = made.graph if made.taken else nn.Module()
             conversion.rows[key] = _row(part, made, sizes[part.path])

@@ -135,6 +135,36 @@ def test_samples_cap_what_convolutions_and_linear_layers_look_at() -> None:
         assert torch.equal(capped.model(x), first.model(x))
 
 
+class Branches(nn.Module):
+    """Convolutions and a linear layer that only large batches reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.rare = (
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU()),
+        )
+        self.head, self.aux = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        large = len(x) > 8
+        y = (self.rare(y) if large else y).mean((2, 3))
+        return self.aux(y) if large else self.head(y)  # type: ignore[no-any-return]
+
+
+def test_convolutions_and_layers_that_were_never_reached_are_named_and_stay_float() -> None:
+    model, recipe = Branches().eval(), Recipe([steps.Quantize(activations="static", observer="mse")])
+    result = tersor.compress(model, recipe, None, list(Loader())[:3], force=True, progress=False)
+    assert {row.name: row.reason for row in result.report.kept} == {
+        "rare": "never called on the first batch of the calibration data",
+        "aux": "never called on the calibration data",
+    }
+    assert type(result.model.rare[0]) is nn.Conv2d
+    assert type(result.model.aux) is nn.Linear
+    assert result.model(torch.randn(9, 3, 8, 8)).shape == (9, 4)
+
+
 def test_example_inputs_serve_where_there_is_no_calibration_data() -> None:
     data = batches()
     result = run(None, data[0], smooth=0, corrections=["gptq"])
