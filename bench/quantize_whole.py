@@ -29,10 +29,10 @@ BITS = (4, 3)
 
 
 def network() -> nn.Sequential:
-    """Three convolutions with batch norms, the second depthwise, and one linear layer."""
+    """Three convolutions with batch norms and one linear layer."""
     return nn.Sequential(
         *(nn.Conv2d(1, 32, 3, padding=1, stride=2, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
-        *(nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
         *(nn.Conv2d(32, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()),
         *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(3136, 10)),
     )
@@ -42,8 +42,8 @@ def folded(model: nn.Sequential) -> nn.Sequential:
     """The same function without batch norms."""
     layers: list[nn.Module] = []
     for layer in copy.deepcopy(model):
-        if isinstance(layer, nn.BatchNorm2d):
-            layers[-1] = nn.utils.fusion.fuse_conv_bn_eval(layers[-1], layer)
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(conv := layers[-1], nn.Conv2d):
+            layers[-1] = nn.utils.fusion.fuse_conv_bn_eval(conv, layer)
         else:
             layers.append(layer)
     return nn.Sequential(*layers).eval()
