@@ -127,6 +127,7 @@ def main(
     only: Annotated[str, typer.Option(help="Rows whose name holds this.")] = "",
     texts: Annotated[int, typer.Option(help="Calibration texts.")] = 32,
     tokens: Annotated[Path | None, typer.Option(help="Where to keep the tokenised texts.")] = None,
+    include: Annotated[list[str], typer.Option(help="Layers, as in a recipe; all where none is named.")] = [],  # noqa: B006
     threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
     out: Annotated[Path | None, typer.Option("--json", help="Results, written after every row.")] = None,
 ) -> None:
@@ -146,7 +147,7 @@ def main(
         started = time.process_time()
         step = steps.Quantize(**settings)
         data = seen if step.uses() else None
-        made = tersor.compress(model, Recipe([step]), None, data, force=True, progress=False)
+        made = tersor.compress(model, Recipe([step], include=include), None, data, force=True, progress=False)
         spent = time.process_time() - started
         size = made.report.totals.bytes_after / 1e6
         row = {**judge(made.model), "megabytes": size, "seconds": round(spent, 1)}

@@ -151,6 +151,17 @@ def test_kmeans_reaches_values_that_are_few() -> None:
         assert float((decode(codes) - weight).abs().max()) <= 0.5 / 127 + 1 / 2048 + 1e-6
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_nearest_to_consecutive_integers_is_that_of_any_table(bits: int) -> None:
+    table = make_codebook("linear").fit(torch.randn(2, 8), bits).table
+    halves = torch.arange(-300, 300).float() / 2
+    close = [halves.nextafter(halves + direction) for direction in (-1, 1)]
+    noise = torch.randn(4000, generator=torch.Generator().manual_seed(bits)) * 2 ** (bits - 1)
+    x = torch.cat([halves, *close, noise, torch.tensor([1e-30, -1e-30, 1e30, -1e30])])[None]
+    any_table = nearest(x, table[None])  # one for each row, which is searched
+    assert torch.equal(nearest(x, table), any_table)
+
+
 def test_nearest_takes_the_first_of_equal_entries() -> None:
     table = torch.tensor([-2, 0, 0, 3, 3], dtype=torch.int8)
     x = torch.tensor([[-9.0, -1.1, -0.9, 0.0, 1.4, 1.6, 9.0]])

@@ -115,6 +115,8 @@ def nearest(x: Tensor, table: Tensor) -> Tensor:
         x: float32 in units of the scale, ``[out, n]``, or ``[out, groups, n]`` for a table with that many dimensions.
         table: as in :class:`Codes`.
     """
+    if table.dim() == 1 and _consecutive(table):
+        return _nearest_integer(x, table)
     wide = table.to(torch.float32)
     middle = ((wide[..., 1:] + wide[..., :-1]) / 2).contiguous()
     # Behind an entry come those equal to it; the first of them stands for all.
@@ -122,6 +124,19 @@ def nearest(x: Tensor, table: Tensor) -> Tensor:
     first = torch.searchsorted(wide.contiguous(), wide.contiguous())
     code = first[code] if table.dim() == 1 else first.gather(-1, code)
     return code.to(torch.uint8)
+
+
+def _consecutive(table: Tensor) -> bool:
+    """Whether entries are consecutive integers; the first one may stand there twice."""
+    steps = table.to(torch.int64).diff()
+    return len(steps) > 0 and bool((steps[1:] == 1).all()) and int(steps[0]) in (0, 1)
+
+
+def _nearest_integer(x: Tensor, table: Tensor) -> Tensor:
+    up = x.ceil()  # where the distance to it decides, it is exact
+    whole = up.sub_(((up - x) >= 0.5).to(x.dtype)).clamp_(float(table[0]), float(table[-1]))
+    code = whole.add_(len(table) - 1 - float(table[-1]))
+    return code.mul_(code > 1).to(torch.uint8) if bool(table[0] == table[1]) else code.to(torch.uint8)
 
 
 def encode(weight: Tensor, table: Tensor, scale: Tensor, bits: int, group_size: int) -> Codes:
