@@ -17,7 +17,7 @@ import torch
 from rich.text import Text
 
 from tersor import host, text
-from tersor.energy import EnergyMeter
+from tersor.energy import EnergyMeter, gpu_of
 from tersor.errors import TersorError
 from tersor.observe import call as call_with
 
@@ -34,7 +34,7 @@ class Timing:
         median_ms: the median over rounds of the milliseconds per call.
         min_ms: the fastest round.
         spread: interquartile range of the rounds over their median; large means a busy host.
-        joules: energy of the CPU packages per call; None where the host can't tell.
+        joules: energy of the CPU packages, and of the GPU at work, per call; None where the host can't tell.
     """
 
     name: str
@@ -118,7 +118,7 @@ def benchmark(
         raise TersorError(f"benchmark needs rounds >= 1 and warmup >= 0, got {rounds} and {warmup}")
     if len(names) != 2 or names[0] == names[1]:
         raise TersorError(f"benchmark needs two different names, got {names!r}")
-    meter = EnergyMeter()
+    meter = EnergyMeter(gpu=gpu_of(a, b, inputs))
     runs = {name: _bound(model, inputs) for name, model in zip(names, (a, b), strict=True)}
     with torch_threads(threads), torch.inference_mode():
         laps = interleave(runs, rounds=rounds, warmup=warmup, turn_seconds=0.01, meter=meter)

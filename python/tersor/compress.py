@@ -132,7 +132,7 @@ def compress(
     started = time.perf_counter()
     conversion = _convert(run, recipe)
     compressed = _copy(cast(ModelT, run.model), conversion.replacements, conversion.names)
-    steps.append(final_row(compressed, conversion, time.perf_counter() - started))
+    steps.append(final_row(compressed, conversion, time.perf_counter() - started, steps[-1]))
     before = modules.memory_bytes(model)
     report = make_report(
         compressed, list(conversion.rows.values()), run.warnings, modules.parameter_count(model), before

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from tersor.conversion import Conversion
-from tersor.footprint import step_row
+from tersor.footprint import Costs, step_row
+from tersor.footprint import count as count_costs
+from tersor.modules import accelerated_types
 from tersor.pipeline import Run
 from tersor.recipe import Step
 from tersor.report import StepRow
@@ -38,22 +40,28 @@ def apply_edits(run: Run, edits: Sequence[Step], work: WorkFolder) -> list[StepR
     return rows
 
 
-def final_row(compressed: nn.Module, conversion: Conversion, seconds: float) -> StepRow:
-    """What the model with its accelerated layers costs."""
-    densities = {old: getattr(new, "density", None) for old, new in conversion.replacements.items()}
-    skipped = {old: 1.0 - density for old, density in densities.items() if isinstance(density, float)}
+def final_row(compressed: nn.Module, conversion: Conversion, seconds: float, before: StepRow) -> StepRow:
+    """What the model with its accelerated layers costs, which was like ``before`` without them."""
     run = conversion.run
-    return step_row(
-        LAST,
-        compressed,
-        run.teacher,
-        run.inputs[0] if run.inputs else None,
-        run.evaluate,
-        seconds=None if run.force else seconds,
-        timed=not run.force,
-        counted=run.model,
-        skipped=skipped,
-    )
+    inputs = run.inputs[0] if run.inputs else None
+    unread = {old: count for old, new in conversion.replacements.items() if (count := _unread(old, new))}
+    if any(isinstance(module, accelerated_types()) for module in run.model.modules()):
+        costs = Costs(before.parameters, before.nonzeros, before.flops)  # int8 graphs take the place of float layers
+    else:
+        costs = count_costs(run.model, inputs, unread)
+    timed, took = not run.force, None if run.force else seconds
+    return step_row(LAST, compressed, run.teacher, inputs, run.evaluate, seconds=took, timed=timed, costs=costs)
+
+
+def _unread(old: nn.Module, new: nn.Module) -> int:
+    """How many weights of a float layer, or block of layers, its sparse form does not multiply by."""
+    extents, stored = getattr(new, "extents", None), getattr(new, "stored", None)
+    if extents is not None and stored is not None:
+        return int(sum(n * k for n, k in extents.values()) - sum(stored.values()))
+    density, weight = getattr(new, "density", None), getattr(old, "weight", None)
+    if not isinstance(density, float) or not isinstance(weight, Tensor):
+        return 0
+    return round((1.0 - density) * weight.numel())
 
 
 def _row(name: str, run: Run, model: nn.Module, seconds: float | None) -> StepRow:

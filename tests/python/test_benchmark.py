@@ -128,7 +128,7 @@ def test_energy_sums_the_packages_and_survives_the_wrap(powercap: Path) -> None:
 
 
 def test_energy_per_call_is_told_by_the_benchmark(powercap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EnergyMeter", lambda: EnergyMeter(powercap))
+    monkeypatch.setattr(module, "EnergyMeter", lambda gpu: EnergyMeter(powercap, gpu))
     counter = powercap / "intel-rapl:1" / "energy_uj"
 
     def burn(x: torch.Tensor) -> None:
@@ -147,7 +147,7 @@ def test_energy_that_cannot_be_read_is_not_available(powercap: Path, monkeypatch
     meter = EnergyMeter(powercap)
     assert not meter.available
     assert meter.lap() is None
-    monkeypatch.setattr(module, "EnergyMeter", lambda: EnergyMeter(powercap))
+    monkeypatch.setattr(module, "EnergyMeter", lambda gpu: EnergyMeter(powercap, gpu))
     result = tersor.benchmark(abs, abs, torch.ones(1), rounds=1)
     assert result.a.joules is None
     assert "not available" in result.table()

@@ -24,17 +24,22 @@ def report() -> Report:
         StepRow("drop_layers", 19_163_904, 19_163_904, 76_663_000, 15_100_000_000, 112.0, 166.0, None, 0.941, 0.4),
         StepRow("prune", 19_163_904, 12_100_000, 76_663_000, 15_100_000_000, 111.0, 165.0, None, 0.71, 12.0),
         StepRow("distill", 19_163_904, 12_100_000, 76_663_000, 15_100_000_000, 112.5, 166.0, None, 0.958, 800.0),
-        StepRow("replace layers", 19_163_904, 12_100_000, 51_200_000, 4_000_000_000, 41.0, 167.0, 1.25, 0.957, 20.0),
+        StepRow(
+            "replace layers", 19_163_904, 12_100_000, 51_200_000, 4_000_000_000, 41.0, 167.0, 1.25, 0.957, 20.0, 5.0
+        ),
     )
     return dataclasses.replace(minilm(), steps=steps)
 
 
 def test_the_table_has_the_steps() -> None:
     text = " ".join(report().table(140).split())
-    assert "drop_layers 19,163,904 19,163,904 76.7 MB 15.1 G 112 1.48x not available 0.941 0.4 s" in text
+    assert "drop_layers 19,163,904 19,163,904 76.7 MB 15.1 G 113 1.48x not available 0.941 0.4 s" in text
     assert "replace layers 19,163,904 12,100,000 51.2 MB 4 G 41 4.07x 1.25 J 0.957 20 s" in text
-    assert "float 22,713,216 22,713,216 90.9 MB 22.3 G 167 - not available 0.965 -" in text
-    without = dataclasses.replace(report(), steps=tuple(dataclasses.replace(s, joules=None) for s in report().steps))
+    assert "float 22,713,216 22,713,216 90.9 MB 22.3 G 167 - 5 J 0.965 -" in text
+    assert "in total 1.19x fewer 1.88x fewer 1.77x smaller 5.58x fewer - 4.07x 4.00x less -0.008 832 s" in text
+    without = dataclasses.replace(
+        report(), steps=tuple(dataclasses.replace(s, joules=None, float_joules=None) for s in report().steps)
+    )
     assert "energy" not in without.table(140)  # a column that nothing fills is left out
     assert "not zero" not in minilm().table(140)
 
@@ -45,7 +50,7 @@ def test_the_page_is_whole_and_has_the_pictures() -> None:
     page.feed(html)
     page.close()
     assert page.open == []
-    assert page.rows == 1 + len(report().rows) + 1 + len(report().steps)
+    assert page.rows == 1 + len(report().rows) + 1 + len(report().steps) + 1
     assert len(re.findall(r"<svg ", html)) == 3
     assert "not available" in html
     assert "<svg " not in minilm().to_html()

@@ -55,6 +55,11 @@ class BlockFacts(PackedLayer):
         return {name: (product.n, product.k) for name, product in self._settings.products.items()}
 
     @property
+    def stored(self) -> dict[str, int]:
+        """How many weights each of the four products is multiplied by."""
+        return {name: product.stored for name, product in self._settings.products.items()}
+
+    @property
     def conversion(self) -> dict[str, Any]:
         """The settings of from_float that this block was made with."""
         canonical, products = self.canonical_tensors(), self._settings.products

@@ -23,12 +23,14 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
 th { position: sticky; top: 0; background: Canvas; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-.name { font-family: ui-monospace, monospace; overflow-wrap: anywhere; }
+.name { font-family: ui-monospace, monospace; overflow-wrap: anywhere; min-width: 11em; }
+.total { font-weight: 600; }
 .swapped { color: var(--swapped); } .kept { color: var(--kept); }
 .bar { display: inline-block; height: .6em; background: var(--kept); margin-right: .4em; }
 th.sorts { cursor: pointer; } th.sorts:hover { text-decoration: underline; }
 th[aria-sort="ascending"]::after { content: " \\25B2"; } th[aria-sort="descending"]::after { content: " \\25BC"; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem 2rem; margin: 1rem 0; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; margin: 1rem 0; align-items: flex-start; }
+.pictures svg { flex: 1 1 320px; max-width: 400px; height: auto; }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor; } svg .title { font-weight: 600; font-size: 13px; }
 svg rect, svg circle { fill: var(--swapped); } svg polyline { fill: none; stroke: var(--swapped); opacity: .5; }
 svg .axis { fill: none; stroke: var(--line); }

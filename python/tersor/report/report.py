@@ -70,7 +70,8 @@ class StepRow:
         flops: floating-point operations of one call on the example inputs (integer ones in int8 layers); a sparse layer
             does not do those with zeros. None where there are no example inputs.
         ms, float_ms: milliseconds of one call, and of the float model's in turns with it; None where not measured.
-        joules: energy of the CPU packages for one call; None where the host can't tell.
+        joules, float_joules: energy of the CPU packages, and of the GPU at work, for one call, and for one of the float
+            model; None where the host can't tell.
         metric: of the user; None where there is none.
         seconds: that the step took; None where nothing is measured.
     """
@@ -85,6 +86,7 @@ class StepRow:
     joules: float | None = None
     metric: float | None = None
     seconds: float | None = None
+    float_joules: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

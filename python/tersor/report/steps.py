@@ -26,7 +26,7 @@ def cells(report: Report) -> list[list[str]]:
             _operations(row.flops),
             _number(milliseconds(report, row)),
             "-" if row.ms is None or row.float_ms is None else f"{row.float_ms / row.ms:.2f}x",
-            _energy(row.joules),
+            _energy(joules(report, row)),
             "-" if row.metric is None else f"{row.metric:.4g}",
             "-" if row.seconds is None else f"{row.seconds:.3g} s",
         ]
@@ -35,15 +35,45 @@ def cells(report: Report) -> list[list[str]]:
 
 
 def milliseconds(report: Report, row: StepRow) -> float | None:
+    """Of one call, on the clock of the last step: what counts is the ratio to the float model at the same time."""
+    last = next((later.float_ms for later in reversed(report.steps) if later.float_ms is not None), None)
+    if row is report.steps[0] or last is None:
+        return last
+    return None if row.ms is None or not row.float_ms else last * row.ms / row.float_ms
+
+
+def joules(report: Report, row: StepRow) -> float | None:
     """Of one call; those of the float model were measured beside the last step."""
     if row is not report.steps[0]:
-        return row.ms
-    return next((later.float_ms for later in reversed(report.steps) if later.float_ms is not None), None)
+        return row.joules
+    return next((later.float_joules for later in reversed(report.steps) if later.float_joules is not None), None)
+
+
+def totals(report: Report) -> list[str]:
+    """The last line of the table: the model at the end against the float model."""
+    first, last = report.steps[0], report.steps[-1]
+    took = [row.seconds for row in report.steps if row.seconds is not None]
+    return [
+        "in total",
+        _times(first.parameters, last.parameters, "fewer"),
+        _times(first.nonzeros, last.nonzeros, "fewer"),
+        _times(first.bytes, last.bytes, "smaller"),
+        _times(first.flops, last.flops, "fewer"),
+        "-",
+        "-" if last.ms is None or last.float_ms is None else f"{last.float_ms / last.ms:.2f}x",
+        "not available" if not last.float_joules or not last.joules else _times(last.float_joules, last.joules, "less"),
+        "-" if first.metric is None or last.metric is None else f"{last.metric - first.metric:+.3g}",
+        f"{sum(took):.3g} s" if took else "-",
+    ]
+
+
+def _times(before: float | None, after: float | None, how: str) -> str:
+    return "-" if before is None or not after else f"{before / after:.2f}x {how}"
 
 
 def table(report: Report) -> Table:
     """The steps as a rich table; columns that no step fills are left out."""
-    lines = cells(report)
+    lines = [*cells(report), totals(report)]
     used = [index for index in range(len(COLUMNS)) if any(line[index] not in ("-", "not available") for line in lines)]
     made = text.plain_table(*(COLUMNS[index] for index in used))
     for line in lines:
@@ -57,10 +87,10 @@ def html(report: Report) -> str:
         return ""
     head = "".join(f"<th{'' if index == 0 else ' class=number'}>{title}</th>" for index, title in enumerate(COLUMNS))
     body = "\n".join(
-        "<tr>"
+        f"<tr{' class=total' if line[0] == 'in total' else ''}>"
         + "".join(f"<td{'' if at == 0 else ' class=number'}>{escape(cell)}</td>" for at, cell in enumerate(line))
         + "</tr>"
-        for line in cells(report)
+        for line in [*cells(report), totals(report)]
     )
     names = [row.name for row in report.steps]
     pictures = [

@@ -28,6 +28,8 @@ def render(report: Report, width: int, color: bool) -> str:
     items += [Text(f"({number}) {note}") for note, number in notes.items()]
     if len(report.steps) > 2:
         items += ["", steps.table(report)]
+        if all(row.joules is None for row in report.steps):
+            items.append(Text("Energy: not available."))
     items += ["", *(Text(line, style="bold") for line in wording.headline(report))]
     if host := wording.host(report):
         items.append(Text(f"Measured: {host}."))
