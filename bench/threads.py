@@ -6,9 +6,10 @@ python bench/threads.py --layer sparse_int8 --uneven
 
 from __future__ import annotations
 
-import functools
 import json
+import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -37,18 +38,27 @@ def make_layer(kind: str, n: int, k: int, uneven: bool) -> Any:
     return cls.from_float(linear, pattern="1x4")
 
 
+def turn(layer: Any, x: Any, threads: int, seconds: float = 0.03) -> float:
+    """Mean seconds of a call. Torch starts its threads anew when their number changes, so the first calls of a turn,
+    which would not occur in a program that keeps to one number, are not timed."""
+    import torch
+
+    torch.set_num_threads(threads)
+    calls, end = 0, time.perf_counter() + seconds / 4
+    while time.perf_counter() < end:
+        layer(x)
+        calls += 4
+    started = time.perf_counter()
+    for _ in range(calls):
+        layer(x)
+    return (time.perf_counter() - started) / calls
+
+
 def measure(layer_kind: str, uneven: bool, threads: int, rounds: int) -> dict[str, Any]:
     """Median microseconds of each (rows, out_features, in_features) on one thread and on `threads`."""
     import torch
-    from torch import nn
 
-    from tersor.benchmark import interleave
     from tersor.host import describe_host
-
-    def run(layer: nn.Module, x: torch.Tensor, count: int) -> None:
-        if torch.get_num_threads() != count:  # the first call of a turn
-            torch.set_num_threads(count)
-        layer(x)
 
     rows = []
     shapes = sorted({(n, k) for _, n, k in read_shapes(Path(__file__).parent / "shapes" / "linear.txt")})
@@ -56,9 +66,8 @@ def measure(layer_kind: str, uneven: bool, threads: int, rounds: int) -> dict[st
         cases = [(m, n, k) for n, k in shapes for m in ROWS]
         for m, n, k in track(cases, description="shapes", console=Console(stderr=True)):
             layer, x = make_layer(layer_kind, n, k, uneven), torch.randn(m, k)
-            runs = {str(count): functools.partial(run, layer, x, count) for count in (1, threads)}
-            laps = interleave(runs, rounds=rounds, turn_seconds=0.03)
-            one, many = (laps[str(count)].median * 1e6 for count in (1, threads))
+            turns = [(turn(layer, x, 1), turn(layer, x, threads)) for _ in range(rounds)]
+            one, many = (statistics.median(times) * 1e6 for times in zip(*turns, strict=True))
             rows.append({"m": m, "n": n, "k": k, "one": one, "many": many, "gain": one / many})
     return {
         "command": f"python bench/threads.py {' '.join(sys.argv[1:])}",

@@ -1,5 +1,5 @@
-// The way of few rows through Int8Linear in eager mode. A torch op costs 2.5 us a call before it computes anything,
-// more than a small product takes. Here the tensors are read and made through torch's own DLPack exchange table, and
+// The way through linear layers in eager mode. A torch op costs 2.5 us a call before it computes anything, more than a
+// small product takes. Here the tensors are read and made through torch's own DLPack exchange table, and
 // whatever is not plain eager inference on plain tensors answers None: the caller then takes the torch op, which knows
 // everything and has all the error messages.
 #include <pybind11/pybind11.h>
@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "bindings/dlpack_abi.h"
+#include "bindings/linear_ops.h"
 #include "bindings/row_stride.h"
 #include "tersor/executor.h"
-#include "tersor/linear_s8.h"
 
 namespace py = pybind11;
 
@@ -23,6 +23,7 @@ constexpr int kProbes = 3;
 constexpr int kMaxDims = 8;
 // A product of about 2 us keeps the GIL: letting go and taking it again costs a tenth of that and helps nobody.
 constexpr int64_t kShortMacs = int64_t{1} << 18;
+constexpr int64_t kMostMacs = int64_t{1} << 62;
 
 // Set once by EagerSetup and never freed.
 struct Torch {
@@ -84,7 +85,8 @@ bool DTypeOf(const View& view, tersor::DType* dtype) {
   return true;
 }
 
-bool ReadPacked(PyObject* object, tersor::LinearS8Args* args) {
+template <typename Args>
+bool ReadPacked(PyObject* object, Args* args) {
   View packed;
   if (!Look(object, &packed) || packed.ndim != 1 || packed.strides[0] != 1) return false;
   if (packed.dtype.code != tersor::dlpack::kUInt || packed.dtype.bits != 8) return false;
@@ -93,7 +95,8 @@ bool ReadPacked(PyObject* object, tersor::LinearS8Args* args) {
   return true;
 }
 
-bool ReadBias(PyObject* object, int64_t n, tersor::LinearS8Args* args) {
+template <typename Args>
+bool ReadBias(PyObject* object, int64_t n, Args* args) {
   if (object == Py_None) return true;
   View bias;
   if (!LookAtFloats(object, &bias) || bias.ndim != 1 || bias.shape[0] != n || bias.strides[0] != 1) return false;
@@ -101,13 +104,14 @@ bool ReadBias(PyObject* object, int64_t n, tersor::LinearS8Args* args) {
   return bias.dtype.code == tersor::dlpack::kFloat && bias.dtype.bits == 32;
 }
 
-// Rows of x as they lie, of a product that the op would leave on the calling thread.
-bool ReadRows(PyObject* object, int64_t n, View* x, tersor::LinearS8Args* args) {
+// Rows of x as they lie.
+template <typename Args>
+bool ReadRows(PyObject* object, int64_t n, View* x, Args* args) {
   if (!LookAtFloats(object, x) || x->ndim < 1 || x->ndim > kMaxDims || !DTypeOf(*x, &args->dtype)) return false;
   const int64_t k = x->shape[x->ndim - 1];
   args->m = 1;
   for (int32_t i = 0; i < x->ndim - 1; ++i) args->m *= x->shape[i];
-  if (k < 1 || n < 1 || args->m < 1 || args->m > tersor::kSerialMacsS8 / n / k) return false;
+  if (k < 1 || n < 1 || args->m < 1 || args->m > kMostMacs / n / k) return false;
   args->x = x->data;
   args->ldx = tersor::RowStride(x->shape, x->strides, x->ndim);
   return args->ldx >= 0 && reinterpret_cast<uintptr_t>(x->data) % (x->dtype.bits / 8) == 0;
@@ -115,7 +119,8 @@ bool ReadRows(PyObject* object, int64_t n, View* x, tersor::LinearS8Args* args) 
 
 void IgnoreFailure(void*, const char*, const char*) {}
 
-PyObject* NewOutput(const View& x, int64_t n, tersor::LinearS8Args* args) {
+template <typename Args>
+PyObject* NewOutput(const View& x, int64_t n, Args* args) {
   std::array<int64_t, kMaxDims> shape;
   for (int32_t i = 0; i < x.ndim; ++i) shape[static_cast<size_t>(i)] = i == x.ndim - 1 ? n : x.shape[i];
   View prototype = x;
@@ -128,19 +133,28 @@ PyObject* NewOutput(const View& x, int64_t n, tersor::LinearS8Args* args) {
   return torch_.exchange->give(managed, &object) == 0 ? static_cast<PyObject*>(object) : nullptr;
 }
 
-bool Compute(const tersor::LinearS8Args& args, int64_t n, int64_t k) noexcept {
+template <typename Op>
+bool HasShape(const typename Op::Args& args, int64_t n, int64_t k) noexcept {
   try {
-    const tersor::PackedShapeS8 weight = tersor::ShapeOfPackedS8(args.packed, args.packed_bytes);
-    if (weight.n != n || weight.k != k) return false;
-    tersor::LinearS8(args, tersor::SerialExecutor());
+    const auto weight = Op::Shape(args.packed, args.packed_bytes);
+    return weight.n == n && weight.k == k;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+template <typename Op>
+bool Compute(const typename Op::Args& args) noexcept {
+  try {
+    Op::Run(args, tersor::HostExecutor());
     return true;
   } catch (const std::exception&) {
     return false;  // the torch op will say what is wrong
   }
 }
 
-// What Int8Linear keeps in its __dict__; a null member means that something is missing. The tensors are held: another
-// thread may load other weights into the layer while this one computes.
+// What a PackedLinear keeps in its __dict__; a null member means that something is missing. The tensors are held:
+// another thread may load other weights into the layer while this one computes.
 struct Layer {
   explicit Layer(PyObject* module) : dict(PyObject_GenericGetDict(module, nullptr)) {
     if (dict == nullptr) return;
@@ -173,44 +187,58 @@ struct Layer {
 };
 
 // y, or null for "take the torch op", perhaps with an exception set.
+template <typename Op>
 PyObject* TryLinear(PyObject* module, PyObject* input) {
   const Layer layer(module);
   if (layer.packed == nullptr || layer.bias == nullptr || !PlainEager()) return nullptr;
-  tersor::LinearS8Args args{};
+  typename Op::Args args{};
   const int64_t n = layer.Int(torch_.out_features);
   args.activation = static_cast<tersor::Activation>(layer.Int(torch_.activation));
-  args.x_scale = static_cast<float>(layer.Float(torch_.x_scale));
-  args.x_zero_point = static_cast<int32_t>(layer.Int(torch_.x_zero_point));
+  if constexpr (Op::kQuantises) {
+    args.x_scale = static_cast<float>(layer.Float(torch_.x_scale));
+    args.x_zero_point = static_cast<int32_t>(layer.Int(torch_.x_zero_point));
+  }
   View x;
   if (PyErr_Occurred() != nullptr || !ReadRows(input, n, &x, &args) || !ReadPacked(layer.packed, &args) ||
       !ReadBias(layer.bias, n, &args))
     return nullptr;
-  PyObject* y = NewOutput(x, n, &args);
-  if (y == nullptr) return nullptr;
   const int64_t k = x.shape[x.ndim - 1];
+  PyObject* y = HasShape<Op>(args, n, k) ? NewOutput(x, n, &args) : nullptr;
+  if (y == nullptr) return nullptr;
   bool done;
   if (args.m * n * k <= kShortMacs) {
-    done = Compute(args, n, k);
+    done = Compute<Op>(args);
   } else {
     Py_BEGIN_ALLOW_THREADS;
-    done = Compute(args, n, k);
+    done = Compute<Op>(args);
     Py_END_ALLOW_THREADS;
   }
   if (!done) Py_CLEAR(y);
   return y;
 }
 
+template <typename Op>
 PyObject* EagerLinear(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  PyObject* y = torch_.exchange == nullptr || count != 2 ? nullptr : TryLinear(arguments[0], arguments[1]);
+  PyObject* y = torch_.exchange == nullptr || count != 2 ? nullptr : TryLinear<Op>(arguments[0], arguments[1]);
   if (y != nullptr) return y;
   PyErr_Clear();
   Py_RETURN_NONE;
 }
 
+// METH_FASTCALL functions go through this cast everywhere, CPython itself included.
+template <typename Op>
+PyMethodDef Method(const char* name) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(EagerLinear<Op>)), METH_FASTCALL,
+          "(layer, x): the layer's output, or None where the torch op must be taken"};
+}
+
 PyMethodDef methods[] = {
-    // METH_FASTCALL functions go through this cast everywhere, CPython itself included.
-    {"eager_linear_s8", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(EagerLinear)), METH_FASTCALL,
-     "eager_linear_s8(layer, x)"},
+    Method<tersor::LinearS8Op>("eager_linear_s8"),
+    Method<tersor::LinearLut4Op>("eager_linear_lut4"),
+    Method<tersor::SpmmS8Op>("eager_spmm_s8"),
+    Method<tersor::SpmmF32Op>("eager_spmm_f32"),
+    Method<tersor::LowRankS8Op>("eager_lowrank_s8"),
+    Method<tersor::LowRankF32Op>("eager_lowrank_f32"),
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -1,8 +1,6 @@
 // The torch op op(x, packed, bias, residual, out_features, activation, ...) -> y for any packed weight: reads and
 // checks the arguments, makes y, and calls the op of libtersor once.
-//
-// An Op has: kName; Args, which are LinearS8Args or have the same members; Shape(packed, bytes), an object with n and
-// k; TakeSettings(stack, args) for what follows `activation`; Run(args, executor).
+// An Op is one of bindings/linear_ops.h.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -79,7 +77,10 @@ void RunLinear(StableIValue* stack, uint64_t, uint64_t) {
   const int32_t dtype = x.dtype();
   args.dtype = DTypeOf(Op::kName, dtype);
   args.activation = static_cast<Activation>(Narrow(Op::kName, stack[5], "activation"));
-  Op::TakeSettings(stack, args);
+  if constexpr (Op::kQuantises) {
+    args.x_scale = AsFloat(stack[6]);
+    args.x_zero_point = Narrow(Op::kName, stack[7], "x_zero_point");
+  }
 
   args.packed_bytes = PackedBytes(Op::kName, packed);
   args.packed = packed.data();

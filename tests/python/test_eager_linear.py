@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import tersor.nn.int8_linear as home
 from tersor.nn import Int8Linear
-from tersor.nn.eager import _never, eager_linear
+from tersor.nn.eager import WORKS, eager, never
+from tersor.nn.packed_linear import PackedLinear
+from tersor.nn.registry import REGISTRY
 from tersor.ops import ACTIVATIONS
 
-pytestmark = pytest.mark.skipif(eager_linear is _never, reason="this torch has no DLPack exchange table")
+pytestmark = pytest.mark.skipif(not WORKS, reason="this torch has no DLPack exchange table")
+eager_linear = eager("linear_s8")
+LINEAR_LAYERS = {kind: cls for kind, cls in REGISTRY.items() if issubclass(cls, PackedLinear)}
 
 
 def layer(k: int = 24, n: int = 40, **settings: Any) -> Int8Linear:
@@ -26,12 +29,12 @@ def layer(k: int = 24, n: int = 40, **settings: Any) -> Int8Linear:
 
 
 @pytest.fixture
-def by_op(monkeypatch: pytest.MonkeyPatch) -> Callable[[Int8Linear, Tensor], Tensor]:
+def by_op(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module, Tensor], Tensor]:
     """The layer's output without the short way."""
 
-    def run(module: Int8Linear, x: Tensor) -> Tensor:
+    def run(module: nn.Module, x: Tensor) -> Tensor:
         with monkeypatch.context() as patch:
-            patch.setattr(home, "eager_linear", _never)
+            patch.setattr(type(module), "_eager", staticmethod(never))
             return module(x)  # type: ignore[no-any-return]
 
     return run
@@ -47,6 +50,7 @@ X = {
     "one row": lambda: torch.randn(1, 24),
     "vector": lambda: torch.randn(24),
     "rows": lambda: torch.randn(7, 24),
+    "more than one thread takes": lambda: torch.randn(3000, 24),
     "dims": lambda: torch.randn(2, 3, 5, 24),
     "row stride": lambda: torch.randn(6, 30)[:, :24],
     "every second row": lambda: torch.randn(6, 24)[::2],
@@ -59,7 +63,7 @@ X = {
 
 @pytest.mark.parametrize("name", X)
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_same_bits_as_the_op(name: str, bias: bool, by_op: Callable[[Int8Linear, Tensor], Tensor]) -> None:
+def test_the_same_bits_as_the_op(name: str, bias: bool, by_op: Callable[[nn.Module, Tensor], Tensor]) -> None:
     x = X[name]()
     for settings in ({}, {"activation": "gelu"}, {"x_scale": 0.02, "x_zero_point": 120}):
         module = layer(bias=bias, **settings)
@@ -75,6 +79,27 @@ def test_the_same_bits_as_the_op(name: str, bias: bool, by_op: Callable[[Int8Lin
         assert y._version == 0
 
 
+@pytest.mark.parametrize("kind", LINEAR_LAYERS)
+@pytest.mark.parametrize("rows", [1, 5, 3000])
+def test_the_same_bits_as_the_op_for_each_kind(
+    kind: str, rows: int, by_op: Callable[[nn.Module, Tensor], Tensor]
+) -> None:
+    cls: Any = LINEAR_LAYERS[kind]
+    module, x = cls.float_example()
+    converted, x = cls.from_float(module), torch.randn(rows, x.shape[-1])
+    y = converted._eager(converted, x)
+    assert y is not None
+    assert torch.equal(y, by_op(converted, x))
+    assert torch.equal(y, converted(x))
+
+
+def test_weights_of_another_kind_take_the_op() -> None:
+    module, x = layer(), torch.randn(2, 24)
+    for cls in LINEAR_LAYERS.values():
+        if cls._op_name != "linear_s8":
+            assert cls._eager(module, x) is None
+
+
 REFUSED = {
     "float64": lambda: torch.randn(2, 24).double(),
     "a scalar": lambda: torch.tensor(1.0),
@@ -87,7 +112,6 @@ REFUSED = {
     "needs a gradient": lambda: torch.randn(2, 24, requires_grad=True),
     "a subclass": lambda: torch.randn(2, 24).as_subclass(type("Mine", (Tensor,), {})),
     "no tensor": lambda: [1.0] * 24,
-    "large": lambda: torch.randn(3000, 24),
 }
 
 

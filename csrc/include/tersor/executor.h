@@ -15,6 +15,11 @@ struct Executor {
 
 TERSOR_API const Executor& SerialExecutor();
 
+// The threads of the program around the library, which `_torch_ops.so` sets to torch's pool: SerialExecutor() until
+// then. The caller of HostExecutor says that it runs inside that program.
+TERSOR_API void SetHostExecutor(Executor (*host)());
+TERSOR_API Executor HostExecutor();
+
 // The library's own pool: workers sleep on a condition variable, survive fork (a child starts afresh), and are
 // started by the first call that needs them. It has min(SetPoolThreads, affinity, cgroup quota) threads.
 // The reference stays valid for the calling thread; its `threads` is brought up to date by each call.

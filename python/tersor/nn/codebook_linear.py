@@ -66,10 +66,6 @@ class CodebookLinear(PackedLinear):
         self._activation_code = ACTIVATIONS[activation]
         self.x_scale, self.x_zero_point, self.smoothed = float(x_scale), x_zero_point, smoothed
 
-    def forward(self, input: Tensor) -> Tensor:
-        """[..., in_features] to [..., out_features]."""
-        return self._through_op(input)
-
     @property
     def kernel(self) -> str:
         """The id of the kernel that looks codes up; raises TersorError where there are no weights."""

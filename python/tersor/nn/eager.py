@@ -1,14 +1,14 @@
-"""The short way of few rows through a layer: past the torch op where nothing needs one.
+"""The short way through a layer: past the torch op where nothing needs one.
 
-`eager_linear(layer, x)` gives what LINEAR_S8 gives for an Int8Linear, bit for bit, or None whenever the call is not
+`eager(op)(layer, x)` gives what the torch op gives for a PackedLinear, bit for bit, or None whenever the call is not
 plain eager inference: another device or tensor class, gradients, forward-mode AD, functorch, a dispatch mode, a tracer,
-a profiler, large work, anything wrong. csrc/bindings/eager_linear.cc has it.
+a profiler, anything wrong. csrc/bindings/eager_linear.cc has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,12 @@ from torch.autograd import forward_ad
 
 from tersor._native import core
 
-EagerLinear = Callable[[nn.Module, Tensor], "Tensor | None"]
+
+class EagerLinear(Protocol):
+    """The short way of a kind of layer."""
+
+    def __call__(self, layer: nn.Module, x: Tensor, /) -> Tensor | None:
+        """The layer's output, or None where the torch op must be taken."""
 
 
 def _probes() -> tuple[Callable[[], Any], ...] | None:
@@ -28,17 +33,22 @@ def _probes() -> tuple[Callable[[], Any], ...] | None:
         return None
 
 
-def _never(*_: Any) -> None:
+def never(*_: Any) -> None:
     return None
 
 
-def _find() -> EagerLinear:
-    native, probes = core(), _probes()
-    level = getattr(forward_ad, "_current_level", None)
+def _works() -> bool:
+    probes, level = _probes(), getattr(forward_ad, "_current_level", None)
     if probes is None or not isinstance(level, int):
-        return _never
-    found = native.eager_setup(Tensor, nn.Parameter, forward_ad, probes)
-    return native.eager_linear_s8 if found else _never
+        return False
+    return bool(core().eager_setup(Tensor, nn.Parameter, forward_ad, probes))
 
 
-eager_linear: EagerLinear = _find()
+WORKS: Final = _works()
+"""Whether this torch has what the short way needs."""
+
+
+def eager(op: str) -> EagerLinear:
+    """The short way to the torch op of this name; where there is none, a function that returns None."""
+    short: EagerLinear = getattr(core(), f"eager_{op}", never) if WORKS else never
+    return short

@@ -10,15 +10,12 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from tersor._native import core
-from tersor.nn.eager import eager_linear
 from tersor.nn.linear_config import check_settings, checked_config, checked_input_scale
 from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, Expected
 from tersor.nn.packed_linear import PackedLinear
 from tersor.nn.packed_weight import input_scale_of, move, pack_canonical, pack_float, unpack
 from tersor.nn.registry import register
 from tersor.ops import ACTIVATIONS
-
-_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 
 @register
@@ -64,12 +61,6 @@ class Int8Linear(PackedLinear):
         self._activation_code = ACTIVATIONS[activation]
         self.x_scale, self.x_zero_point = float(x_scale), x_zero_point
         self.smoothed = smoothed
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[..., in_features] to [..., out_features]."""
-        if not _is_dynamo_compiling() and (y := eager_linear(self, input)) is not None:
-            return y
-        return self._through_op(input)
 
     @property
     def kernel(self) -> str:

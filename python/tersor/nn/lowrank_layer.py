@@ -23,10 +23,6 @@ class LowRankLayer(PackedLinear):
 
     rank: int
 
-    def forward(self, input: Tensor) -> Tensor:
-        """[..., in_features] to [..., out_features]."""
-        return self._through_op(input)
-
     def _start_rank(self, rank: int) -> None:
         if type(rank) is not int or not 1 <= rank <= min(self.in_features, self.out_features):
             raise ValueError(

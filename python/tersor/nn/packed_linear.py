@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from tersor.errors import TersorError
 from tersor.nn.dequantized_weight import READ_ONLY, DequantizedWeight
+from tersor.nn.eager import EagerLinear, eager, never
 from tersor.nn.float_linear import float_weight_problem, is_conv1d
 from tersor.nn.linear_autograd import LINEAR_OPS, linear_with_grad
 from tersor.nn.packed_layer import DTYPE_NAMES, DTYPES, PackedLayer
@@ -20,6 +21,7 @@ from tersor.nn.packed_weight import dequantize
 from tersor.nn.registry import REGISTRY
 from tersor.ops import ACTIVATIONS
 
+_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 _NOTHING = torch.empty(0)  # no bias, no residual
 _ACTIVATION_NAMES = {code: name for name, code in ACTIVATIONS.items()}
 
@@ -31,6 +33,7 @@ class PackedLinear(PackedLayer, nn.Linear):
     x_zero_point: int = 0
     _activation_code: int
     _op_name: ClassVar[str]  # a key of LINEAR_OPS
+    _eager: ClassVar[EagerLinear] = staticmethod(never)  # the short way past that op
     _dequantize: ClassVar[Any] = dequantize._opoverload  # packed bytes to the float weight
     _conv1d_kind: ClassVar[str] = ""  # the kind of the layer that takes the Conv1D of transformers in this one's place
 
@@ -48,6 +51,17 @@ class PackedLinear(PackedLayer, nn.Linear):
         self._start_empty(dtype, device)
         parameter = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype), requires_grad=False)
         self.register_parameter("bias", parameter if bias else None)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "_op_name" in cls.__dict__:
+            cls._eager = staticmethod(eager(cls._op_name))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features]."""
+        if not _is_dynamo_compiling() and (y := self._eager(self, input)) is not None:
+            return y
+        return self._through_op(input)
 
     def _through_op(self, x: Tensor) -> Tensor:
         """The layer's torch op on x [..., in_features]; with its gradients where they are asked for."""

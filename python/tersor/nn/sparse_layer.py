@@ -21,10 +21,6 @@ class SparseLayer(PackedLinear):
     pattern: str
     _kept: int | None
 
-    def forward(self, input: Tensor) -> Tensor:
-        """[..., in_features] to [..., out_features]."""
-        return self._through_op(input)
-
     def _start_sparse(self, pattern: str, kept: int) -> None:
         self.pattern = pattern
         self._kept = kept
