@@ -53,6 +53,7 @@ _CHAINS = (
 INT8: list[Row] = [
     *((f"static minmax, {'+'.join(names)}", {**_STATIC, "corrections": names}) for names in _CHAINS),
     ("dynamic", {"smooth": 0, "blocks": False}),
+    ("dynamic, smooth 0.5", {"blocks": False}),
     ("dynamic, smoothing+gptq", {"smooth": 0, "blocks": False, "corrections": ("smoothing", "gptq")}),
 ]
 _NAMES = ("linear", "log2", "exponential", "nf4", "kmeans")

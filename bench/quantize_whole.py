@@ -61,7 +61,7 @@ def rounded(model: nn.Sequential, bits: int, channels: bool) -> nn.Sequential:
 
 
 def main(
-    images: Annotated[int, typer.Option(help="Training images.")] = 10_000,
+    images: Annotated[int, typer.Option(help="Training images.")] = 6_000,
     epochs: Annotated[int, typer.Option(help="Of the float training.")] = 3,
     folder: Annotated[Path, typer.Option(help="Of the idx files.")] = FOLDER,
     out: Annotated[Path | None, typer.Option("--json", help="Results.")] = None,
