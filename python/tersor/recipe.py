@@ -31,6 +31,7 @@ class Step:
         edits: the step changes the float model, in ``apply``. One that does not says how layers are replaced at the
             end: a recipe's edits all come before it.
         lasting: what the step does is worth having even if no layer is replaced afterwards.
+        settles: the step trains weights as they will be rounded, which no later step may change.
         storable: a file can hold the model after it, so that an interrupted recipe can go on from there.
 
     Raises:
@@ -41,14 +42,18 @@ class Step:
     edits: ClassVar[bool] = True
     lasting: ClassVar[bool] = True
     storable: ClassVar[bool] = True
+    settles: ClassVar[bool] = False
 
     def uses(self) -> frozenset[str]:
         """Which of "calibration" and "train" the step looks at where it is given."""
         return frozenset()
 
     def reason_against(self, before: Sequence[Step]) -> str | None:
-        """Why the step cannot follow these, or None."""
-        return None
+        """Why the step cannot follow these, or None. By default layers trained with rounding stay as they are."""
+        rounding = next((step for step in before if step.settles), None)
+        if rounding is None:
+            return None
+        return f"{rounding.name!r} trains weights as they are rounded, and it would change them: put it before"
 
     def apply(self, run: Run) -> None:
         """Change ``run.model`` in place and say in ``run.notes`` what was done; only steps that edit have this."""

@@ -18,6 +18,7 @@ from tersor.footprint import operations
 from tersor.modules import memory_bytes
 from tersor.nn import SparseLinear
 from tersor.prune import KeptZeros, Pruner
+from tersor.recipe import Step
 
 EXAMPLE = pictures(1)[0][0]
 TRAIN = [batch[0] for batch in pictures(6)]
@@ -224,3 +225,24 @@ def test_fake_quantisation_lives_through_distillation() -> None:
     x = EXAMPLE
     error: Tensor = (student(x) - teacher(x)).norm() / teacher(x).norm()
     assert float(error.detach()) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        (steps.QAT(), steps.Prune(), "'qat' trains weights as they are rounded"),
+        (steps.QAT(), steps.Factorize(), "'qat' trains weights as they are rounded"),
+        (steps.QAT(), steps.FoldBatchNorm(), "'qat' trains weights as they are rounded"),
+        (steps.QAT(), steps.Equalize(), "'qat' trains weights as they are rounded"),
+        (steps.QAT(), steps.QAT(), "the model is quantised already"),
+        (steps.Prune(), steps.Factorize(), "the factors of a pruned weight have no zeros"),
+    ],
+)
+def test_orders_that_would_undo_a_step(before: Step, after: Step, reason: str) -> None:
+    with pytest.raises(RecipeError, match=f"step 2 .*, '{after.name}', can't work there: {reason}"):
+        Recipe([before, after]).check_order()
+    Recipe([after, before] if before != after else [before]).check_order()
+
+
+def test_distillation_follows_training_with_rounding() -> None:
+    Recipe([steps.QAT(), steps.Distill()]).check_order()

@@ -75,6 +75,10 @@ class Distill(Step):
         """Train data."""
         return frozenset({"train"})
 
+    def reason_against(self, before: Sequence[Step]) -> str | None:
+        """It can follow everything that leaves a model to train; rounding lives through it."""
+        return None
+
     def apply(self, run: Run) -> None:
         """Train ``run.model``.
 

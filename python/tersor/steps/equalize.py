@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from tersor.errors import RecipeError
@@ -35,12 +34,6 @@ class Equalize(Step):
         super().__post_init__()
         if type(self.rounds) is not int or not 1 <= self.rounds <= 1000:
             raise RecipeError(f"step 'equalize': rounds = {self.rounds!r} is not a whole number from 1 to 1000")
-
-    def reason_against(self, before: Sequence[Step]) -> str | None:
-        """Rounded weights would no longer be what was trained."""
-        from tersor.steps.qat import QAT
-
-        return "the model is quantised already" if any(isinstance(step, QAT) for step in before) else None
 
     def apply(self, run: Run) -> None:
         """Change the weights of ``run.model``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tersor.errors import RecipeError
@@ -88,6 +89,12 @@ class Factorize(Step):
     def uses(self) -> frozenset[str]:
         """Calibration data, for activation-aware SVD."""
         return frozenset({"calibration"} if self.method == "asvd" else ())
+
+    def reason_against(self, before: Sequence[Step]) -> str | None:
+        """Zeros would be lost."""
+        if any(step.name == "prune" for step in before):
+            return "the factors of a pruned weight have no zeros: put it before 'prune'"
+        return super().reason_against(before)
 
     def apply(self, run: Run) -> None:
         """Factorise the selected layers.

@@ -40,6 +40,7 @@ class QAT(Step):
 
     name: ClassVar[str] = "qat"
     storable: ClassVar[bool] = False
+    settles: ClassVar[bool] = True
 
     weights: str = dataclasses.field(default="int8", metadata={"choices": WEIGHTS})
     activations: Literal["dynamic", "static"] = dataclasses.field(
