@@ -152,7 +152,10 @@ def main(
         spent = time.process_time() - started
         size = made.report.totals.bytes_after / 1e6
         row = {**judge(made.model), "megabytes": size, "seconds": round(spent, 1)}
-        result["rows"].append({"name": name, "settings": settings, "notes": made.report.notes, **row})
+        remarks = {one.name: one.remark for one in made.report.rows if one.remark is not None}
+        result["rows"].append(
+            {"name": name, "settings": settings, "notes": made.report.notes, "layers": remarks, **row}
+        )
         print(describe(name, row), flush=True)
         if out is not None:
             out.write_text(json.dumps(result, indent=1) + "\n")
