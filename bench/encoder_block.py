@@ -3,6 +3,7 @@
     python bench/encoder_block.py --threads 1
     python bench/encoder_block.py --hidden 768 --heads 12 --ffn 3072 --shape 1x128 --shape 8x128
     python bench/encoder_block.py --sparsity 0.8
+    python bench/encoder_block.py --rank 0.125
 
 The weights are random; the default sizes are those of MiniLM. A product's time holds the quantisation of its input and
 its epilogue, and for the first feed-forward product the activation. The parts are those of the first thread.
@@ -30,8 +31,13 @@ SHAPES = ("1x16", "1x128", "8x128", "32x128")
 PRODUCTS = ("qkv", "out", "ffn_in", "ffn_out")
 
 
-def random_weight(n: int, k: int, sparsity: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A packed int8 weight [n, k]; of its 1x4 blocks the given share is zero."""
+def random_weight(n: int, k: int, sparsity: float, rank: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A packed int8 weight [n, k]: of its 1x4 blocks the given share is zero, or its rank is a part of the full one."""
+    if rank > 0:
+        thin = max(1, round(rank * min(n, k)))
+        factors = [rng.integers(-127, 128, shape, dtype=np.int8) for shape in ((thin, k), (n, thin))]
+        scales = [np.full(len(q), 1 / (64 * q.shape[1] ** 0.5), np.float32) for q in factors]
+        return kernels.pack_lowrank_s8(factors[0], scales[0], factors[1], scales[1])
     weight = rng.integers(-127, 128, (n, k), dtype=np.int8)
     scale = rng.uniform(0.5, 1.5, n).astype(np.float32) / np.float32(64 * k**0.5)
     if sparsity == 0:
@@ -40,7 +46,7 @@ def random_weight(n: int, k: int, sparsity: float, rng: np.random.Generator) -> 
     return kernels.pack_sparse_s8(weight * np.repeat(blocks, 4, 1)[:, :k], scale)
 
 
-def random_block(hidden: int, heads: int, ffn: int, sparsity: float) -> NDArray[np.uint8]:
+def random_block(hidden: int, heads: int, ffn: int, sparsity: float, rank: float) -> NDArray[np.uint8]:
     """A packed post-norm encoder block with random weights."""
     rng = np.random.default_rng(0)
     config = {
@@ -55,7 +61,7 @@ def random_block(hidden: int, heads: int, ffn: int, sparsity: float) -> NDArray[
         "scale": (hidden // heads) ** -0.5,
     }
     extents = ((3 * hidden, hidden), (hidden, hidden), (ffn, hidden), (hidden, ffn))
-    weights = [random_weight(n, k, sparsity, rng) for n, k in extents]
+    weights = [random_weight(n, k, sparsity, rank, rng) for n, k in extents]
     biases = [rng.uniform(-0.3, 0.3, n).astype(np.float32) for n, _ in extents]
     one, zero = np.ones(hidden, np.float32), np.zeros(hidden, np.float32)
     qkv, out, ffn_in, ffn_out = weights
@@ -125,6 +131,7 @@ def main(
     heads: Annotated[int, typer.Option(min=1)] = 12,
     ffn: Annotated[int, typer.Option(min=1)] = 1536,
     sparsity: Annotated[float, typer.Option(min=0, max=1, help="of the weights, in 1x4 blocks")] = 0.0,
+    rank: Annotated[float, typer.Option(min=0, max=1, help="part of the full rank; 0: not factored")] = 0.0,
     padding: Annotated[float, typer.Option(min=0, max=0.99, help="share of the tokens that are padding")] = 0.0,
     shape: Annotated[list[str] | None, typer.Option(help="BATCHxTOKENS, may be given often")] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 15,
@@ -134,7 +141,7 @@ def main(
     if hidden % heads:
         raise typer.BadParameter(f"hidden={hidden} is not a multiple of heads={heads}")
     kernels.set_threads(threads)
-    packed = random_block(hidden, heads, ffn, sparsity)
+    packed = random_block(hidden, heads, ffn, sparsity, rank)
     info = kernels.inspect_encoder_block(packed)
     result: dict[str, Any] = {
         "command": f"python bench/encoder_block.py {' '.join(sys.argv[1:])}",
