@@ -1,7 +1,6 @@
 // Attention of one head over a vector type: two products of int16 pairs with one tile, and between them a softmax in
-// base
-// 2. Every instruction set gives the same bits: the products are exact integers, sums of floats are kept in 16 partial
-// sums that are added in one order, and each float step is rounded once.
+// base 2. Every instruction set gives the same bits: the products are exact integers, sums of floats are kept in 16
+// partial sums that are added in one order, and each float step is rounded once.
 //
 // Exact: |q| and |k| are at most 4095 for a depth up to 128 (2047 to 512), weights at most 8191, values 2047, keys of a
 // block 128: no sum leaves int32.
@@ -12,6 +11,7 @@
 //   Zero, Pair(p)          two int16, in every lane;  Pairs(p): kLanes pairs
 //   MulAdd(acc, a, w)      acc + the two products of each lane, exactly
 //   ToFloat                of I
+//   Pin(I& v)              tells the compiler that v changes here: behind a loop, it keeps its sums in registers alone
 //   Shift(v, n)            v * 2^n, v in [0.5, 2) and n an integer in [-125, 0]
 //   Sum16, Max16(F* v)     of 16 floats: lane i and i + 8, then i + 4, i + 2, i + 1
 //   Round16(v, p)          16 floats to int16, to nearest even; NaN gives any
