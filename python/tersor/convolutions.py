@@ -27,6 +27,7 @@ def convert_convolutions(conversion: Conversion) -> None:
     if not any(isinstance(module, nn.Conv2d) for module in run.model.modules()):
         return
     from tersor.convnet import Int8Network, quantize_convnet
+    from tersor.convnet.correct import CORRECTIONS
 
     if run.calibration is None:
         raise RecipeError('activations = "static" needs calibration data: pass calibration=')
@@ -40,6 +41,8 @@ def convert_convolutions(conversion: Conversion) -> None:
         run.model,
         Limited(run.calibration, step.samples),
         observer=step.observer,
+        smooth=step.smooth,
+        corrections=tuple(name for name in ("bias", *step.corrections) if name in CORRECTIONS),
         selected=run.selected,
         force=run.force,
         progress=run.progress,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from tersor import observe
+from tersor.convnet.correct import CORRECTIONS, rounded
 from tersor.convnet.judge import compare, float_part
+from tersor.convnet.measure import Measured, channel_peaks
 from tersor.convnet.network import EDIT
+from tersor.convnet.scaling import scale_channels
 from tersor.convnet.segments import Quantization, Segment, find_segments, graph_of
 from tersor.convnet.trace import Watched, trace
 from tersor.convnet.units import Unit, build_units
 from tersor.errors import SwapError
 from tersor.nn.int8_graph import Int8Graph
 from tersor.progress import track
-from tersor.quantize.observers import Observer, make_observer
 from tersor.structure import edit
 from tersor.tune import Verdict
 
@@ -53,6 +55,7 @@ class Part:
         units: its operations, fused.
         segments: which of them become graphs; `graphs` are those.
         ranges: scale and zero point of what becomes bytes.
+        filters: of each convolution, as int8, with scales and bias.
     """
 
     path: str
@@ -64,11 +67,20 @@ class Part:
     samples: dict[fx.Node, Tensor] = field(default_factory=dict)
     graphs: list[Graph] = field(default_factory=list)
     ranges: dict[fx.Node, Quantization] = field(default_factory=dict)
+    filters: dict[fx.Node, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     def islands(self) -> list[tuple[str, str]]:
         """What stays float, and why: (what, reason)."""
         inside = {unit.value for made in self.graphs for unit in made.segment.units}
         return [(_what(unit), unit.reason) for unit in self.units if unit.value not in inside]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See quantize_convnet."""
+
+    smooth: float
+    corrections: tuple[str, ...]
 
 
 @dataclass
@@ -94,6 +106,8 @@ def quantize_convnet(
     calibration: Iterable[Any],
     *,
     observer: str = "minmax",
+    smooth: float = 0.5,
+    corrections: Sequence[str] = ("bias",),
     selected: Callable[[str], bool] = lambda name: True,
     force: bool = False,
     progress: bool = False,
@@ -107,14 +121,20 @@ def quantize_convnet(
         model: on the CPU; changed in place. Traced as a whole where torch.fx can, else in parts.
         calibration: inputs of the model; the ranges of all tensors are taken from them.
         observer: how a range is chosen, a name in ``tersor.quantize.observers.OBSERVERS``.
+        smooth: in [0, 1], how far channels of a tensor are made equally large at the cost of the weights that read it
+            (`tersor.convnet.scaling`); 0 leaves them.
+        corrections: names in `tersor.convnet.correct.CORRECTIONS`.
         selected: whether a module of this qualified name may change.
         force: take every graph without measuring whether it is faster than the float operations.
         progress: a progress bar on a terminal.
 
     Raises:
         SwapError: the model failed on the calibration data, or there was none.
-        ValueError: an unknown observer.
+        ValueError: an unknown observer or correction, or smooth outside [0, 1].
     """
+    if not 0 <= smooth <= 1 or isinstance(corrections, str) or not set(corrections) <= set(CORRECTIONS):
+        known = ", ".join(CORRECTIONS)
+        raise ValueError(f"expected smooth in [0, 1] and corrections among {known}, got {smooth!r}, {corrections!r}")
     batches = calibration if iter(calibration) is not calibration else list(calibration)
     first = next(iter(batches), None)
     if first is None:
@@ -122,15 +142,16 @@ def quantize_convnet(
     parts, untraced = find_parts(model)
     for part in parts:
         look(part, model, first, selected)
-        measure(part, model, batches, observer, progress)
+        measure(part, model, batches, observer, Settings(smooth, tuple(corrections)), progress)
         for segment in part.segments:
-            config, tensors = graph_of(segment, part.shapes, part.ranges)
+            config, tensors = graph_of(segment, part.shapes, part.ranges, part.filters)
             made = Graph(segment, Int8Graph.from_config(config))
             made.graph.fill(tensors)
             if not force:
                 made.verdict = compare(float_part(part.traced, segment), made.graph, part.samples[segment.source])
             part.graphs.append(made)
         part.samples.clear()
+        part.filters.clear()
     for part in parts:
         if any(made.taken for made in part.graphs):
             install(model, part)
@@ -175,24 +196,29 @@ def look(part: Part, model: nn.Module, batch: Any, selected: Callable[[str], boo
     _run(part, model, [batch], sample, progress=False)
 
 
-def measure(part: Part, model: nn.Module, batches: Iterable[Any], observer: str, progress: bool) -> None:
-    """Chooses the range of every tensor that will be bytes."""
-    observers: dict[fx.Node, Observer] = {
-        node: make_observer(observer) for segment in part.segments for node in segment.observed()
-    }
+def measure(
+    part: Part, model: nn.Module, batches: Iterable[Any], observer: str, settings: Settings, progress: bool
+) -> None:
+    """Scales channels, chooses the range of every tensor that will be bytes, and rounds the filters."""
+    if not part.segments:
+        return
 
-    def see(node: fx.Node, value: Tensor) -> None:
-        if node in observers:
-            try:
-                observers[node].add(value)
-            except ValueError as error:
-                raise SwapError(f"{part.path}: {node.name}: {error}") from error
-
-    if observers:
+    def run(see: Callable[[fx.Node, Tensor], None]) -> None:
         _run(part, model, batches, see, progress)
-    for node, seen in observers.items():
-        scale, zero_point = seen.quantization()
-        part.ranges[node] = (max(float(scale), float(torch.finfo(torch.float32).tiny)), int(zero_point))
+
+    scales: dict[fx.Node, Tensor] = {}
+    if settings.smooth > 0:
+        peaks = channel_peaks(part.segments, run)
+        for segment in part.segments:
+            scales |= scale_channels(segment, peaks, settings.smooth)
+    measured = Measured(part.segments, scales, observer, bool(settings.corrections), "gptq" in settings.corrections)
+    run(lambda node, value: measured.see(part.path, node, value))
+    part.ranges = measured.ranges()
+    units = [unit for segment in part.segments for unit in segment.units]
+    for unit in track(units, "rounding filters", shown=progress):
+        if unit.conv is not None:
+            moments = measured.moments.pop(unit.value, None)
+            part.filters[unit.value] = rounded(unit.conv, moments, settings.corrections)
 
 
 def install(model: nn.Module, part: Part) -> None:

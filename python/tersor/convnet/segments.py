@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, fx
 
 from tersor.convnet.units import Unit
-from tersor.nn.int8_graph import quantized_filter
 
 Quantization = tuple[float, int]
 
@@ -85,9 +84,12 @@ def _closed(segment: Segment, shapes: Mapping[fx.Node, torch.Size]) -> bool:
 
 
 def graph_of(
-    segment: Segment, shapes: Mapping[fx.Node, torch.Size], ranges: Mapping[fx.Node, Quantization]
+    segment: Segment,
+    shapes: Mapping[fx.Node, torch.Size],
+    ranges: Mapping[fx.Node, Quantization],
+    filters: Mapping[fx.Node, tuple[Tensor, Tensor, Tensor]],
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and tensors of a segment's int8 graph, with weights rounded to nearest."""
+    """The configuration and tensors of a segment's int8 graph."""
     values = {segment.source: 0}
     nodes: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
@@ -97,10 +99,8 @@ def graph_of(
             continue
         read = [values[node] for node in unit.inputs]
         if unit.conv is not None:
-            q, scale = quantized_filter(unit.conv.weight)
-            tensors[f"{len(nodes)}_weight_q"], tensors[f"{len(nodes)}_weight_scale"] = q, scale
-            bias = unit.conv.bias
-            tensors[f"{len(nodes)}_bias"] = torch.zeros(len(q)) if bias is None else bias.detach().float().clone()
+            for name, tensor in zip(("weight_q", "weight_scale", "bias"), filters[unit.value], strict=True):
+                tensors[f"{len(nodes)}_{name}"] = tensor
         nodes.append(_node(unit, read, ranges[unit.value]))
         values[unit.value] = len(nodes)
     if nodes[-1]["kind"] == "pool":  # what comes out is floats: an addition of nothing
