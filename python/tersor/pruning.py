@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from tersor import observe
 from tersor.errors import PruneError, RecipeError
 from tersor.progress import working
-from tersor.prune import CRITERIA, Pruner, PruneResult, fit
+from tersor.prune import CRITERIA, Pruner, PruneResult, fit, parse_pattern
+from tersor.prune.blockwise import prune_blocks
 from tersor.prune.calibration import Loss
 from tersor.selection import choose, open_choices, require_any
-from tersor.training import unfrozen
+from tersor.training import adamw, unfrozen
 
 if TYPE_CHECKING:
     from tersor.pipeline import Run
@@ -37,6 +39,10 @@ def prune_model(run: Run, step: Prune) -> PruneResult:
         )
     if needs != "nothing" and calibration is None:
         raise RecipeError(f'criterion = "{step.criterion}" needs calibration data or example inputs: pass calibration=')
+    if step.blockwise:
+        wanted = {name: float(_own_sparsity(name, step)) for name in _names(run)}
+        with working("pruning block by block", shown=run.progress):
+            return prune_blocks(model, calibration or [], parse_pattern(step.pattern), wanted)
     settings: dict[str, Any] = {
         "criterion": step.criterion,
         "pattern": step.pattern,
@@ -47,7 +53,7 @@ def prune_model(run: Run, step: Prune) -> PruneResult:
     }
     if needs != "nothing":
         settings["calibration"] = calibration
-    if train is None:
+    if train is None or step.epochs == 0:
         with working("pruning", shown=run.progress):
             loss = own_loss if needs == "gradients" else None
             return Pruner(model, **settings, loss=loss).finish()
@@ -57,7 +63,7 @@ def prune_model(run: Run, step: Prune) -> PruneResult:
             train,
             own_loss if step.loss == "model" else match(run.teacher),
             epochs=step.epochs,
-            optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=step.learning_rate, weight_decay=0.0),
+            optimizer=adamw(step.learning_rate),
             recovery=step.recovery,
             schedule=step.schedule,
             criterion_loss=own_loss if needs == "gradients" else None,
@@ -83,6 +89,11 @@ def _names(run: Run) -> list[str]:
     choices, _ = choose(run.model, run.include, run.exclude, run.untie)
     require_any(choices)
     return [choice.candidate.name for choice in open_choices(choices)]
+
+
+def _own_sparsity(name: str, step: Prune) -> float:
+    found = (value for wildcard, value in step.overrides.items() if fnmatchcase(name, wildcard))
+    return next(found, 0.8 if step.sparsity is None else step.sparsity)
 
 
 def own_loss(model: nn.Module, batch: Any) -> Tensor:

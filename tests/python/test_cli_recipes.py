@@ -173,19 +173,19 @@ def test_the_ready_recipes_for_transformers_run(tmp_path: Path) -> None:
     """On a small encoder; the one that drops blocks goes on in its work folder, as a file knows what was dropped."""
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
-        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, vocab_size=30
+        hidden_size=16, num_hidden_layers=6, num_attention_heads=2, intermediate_size=32, vocab_size=30
     )
     torch.manual_seed(0)
     model = transformers.BertModel(config).eval()
     batch = {"input_ids": torch.randint(30, (4, 6)), "attention_mask": torch.ones(4, 6, dtype=torch.int64)}
     settings: dict[str, Any] = {"train": [batch, batch], "force": True, "progress": False}
     result = tersor.compress(model, Recipe.from_toml(RECIPES / "transformer_encoder.toml"), batch, **settings)
-    assert any("distilled by hidden, match for 6 steps" in note for note in result.report.notes)
+    assert any("distilled by hidden, match for 4 steps" in note for note in result.report.notes)
     small = Recipe.from_toml(RECIPES / "transformer_small.toml")
     whole = tersor.compress(model, small, batch, **settings)
-    assert len(whole.model.encoder.layer) == 2
+    assert len(whole.model.encoder.layer) == 4
     assert [row.name for row in whole.report.steps][1:4] == ["drop_layers", "distill", "prune"]
-    assert whole.report.steps[1].flops < 0.6 * whole.report.steps[0].flops
+    assert whole.report.steps[1].flops < 0.7 * whole.report.steps[0].flops
     tersor.compress(model, small, batch, **settings, work=tmp_path)
     again = tersor.compress(model, small, batch, **settings, work=tmp_path)  # all from the folder
     for key, value in again.model.state_dict().items():

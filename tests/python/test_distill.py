@@ -253,3 +253,23 @@ def test_fit_is_the_same_with_the_same_seed() -> None:
     assert torch.equal(one, run())
     assert not torch.equal(one, run(seed=1))
     assert torch.isfinite(run(autocast=torch.bfloat16, accumulate=2)).all()
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+@pytest.mark.parametrize("room", [1.0, 1e-7])
+def test_a_teacher_that_is_remembered_runs_once_for_each_batch(autocast: torch.dtype | None, room: float) -> None:
+    student, teacher, batches = make(Texts, 2, 8, 2), make(Texts, 4, 16, 4, seed=1), texts(3)
+    given: dict[str, Any] = {"epochs": 3, "autocast": autocast, "mode": "eval", "progress": False}
+    calls = []
+    teacher.register_forward_pre_hook(lambda *_: calls.append(1))
+    losses = ["hidden", "match"]
+    results = {}
+    for memory in (0.0, room):
+        calls.clear()
+        result = fit(copy.deepcopy(student), teacher, batches, losses, memory_gb=memory, **given)
+        results[memory] = (result.losses, len(calls))
+    (plain, often), (remembered, seldom) = results.values()
+    assert often - seldom == (6 if room == 1.0 else 0)
+    assert remembered == pytest.approx(plain, rel=2e-2 if autocast else 0.0, abs=0.0)
+    if autocast:  # rounded alike whether there is room or not, in the first epoch and later
+        assert remembered == fit(copy.deepcopy(student), teacher, batches, losses, memory_gb=1e-12, **given).losses

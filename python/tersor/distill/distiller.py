@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from tersor import observe
 from tersor.distill.losses import DistillLoss, FeatureLoss, Given, OutputLoss, make_loss
 from tersor.distill.losses.registry import first_float
 from tersor.distill.losses.shapes import channel_axis, project
+from tersor.distill.memory import Answer, TeacherMemory
 from tersor.distill.pairing import Pairs, objection, pair
 from tersor.distill.taps import frozen, tapped, trace
 from tersor.errors import DistillError
@@ -47,6 +48,8 @@ class Distiller(nn.Module):
             ``"labels"`` with the loss ``"label"``). None: the entry ``"labels"`` of a mapping, if it has one.
         mode: ``"train"``; ``"eval"`` keeps dropout off and running statistics as they are, as recovery wants it.
         seed: of the projections' first values.
+        memory_gb: how many gigabytes of the teacher's answers are kept, so that a batch that comes again, in the next
+            epoch, doesn't run it; see :class:`tersor.distill.memory.TeacherMemory`. 0 keeps none.
 
     Raises:
         DistillError: an unknown loss, layers or outputs that can't be paired.
@@ -63,6 +66,7 @@ class Distiller(nn.Module):
         labels: str | int | None = None,
         mode: Literal["train", "eval"] = "train",
         seed: int = 0,
+        memory_gb: float = 0.0,
     ) -> None:
         super().__init__()
         if student is teacher:
@@ -73,6 +77,7 @@ class Distiller(nn.Module):
         self._teacher = (teacher,)  # in a tuple it is no submodule
         self._labels, self._mode = labels, mode
         self._part = 0.0
+        self._memory = TeacherMemory(memory_gb) if memory_gb > 0 else None
         self._values: dict[str, Tensor] = {}
         made = [make_loss(loss) for loss in ([losses] if isinstance(losses, str | Mapping | DistillLoss) else losses)]
         if not made:
@@ -115,8 +120,7 @@ class Distiller(nn.Module):
     def forward(self, batch: Any) -> Tensor:
         """The weighted sum of the losses, a scalar; only the student and the projections get gradients from it."""
         inputs, labels = self._split(batch)
-        with frozen(self.teacher), tapped(self.teacher, self._names(1)) as theirs:
-            wanted = observe.call(self.teacher, inputs)
+        wanted = self._asked(inputs)
         with_labels = batch if self._own and isinstance(batch, Mapping) and "labels" in batch else inputs
         with tapped(self.student, self._names(0)) as ours:
             found = observe.call(self.student, with_labels)
@@ -124,10 +128,11 @@ class Distiller(nn.Module):
         values = []
         for term in self._terms:
             if isinstance(term.loss, FeatureLoss):
-                value = term.loss.total(*self._features(term, term.loss, ours.outputs, theirs.outputs), given)
+                value = term.loss.total(*self._features(term, term.loss, ours.outputs, wanted), given)
             else:
                 assert isinstance(term.loss, OutputLoss)
-                value = term.loss.value(_output(found, "student"), _output(wanted, "teacher"), given)
+                assert wanted.output is not None
+                value = term.loss.value(_output(found, "student"), wanted.output, given)
             self._values[term.key] = value.detach()
             values.append(term.loss.factor(self._part) * value)
         return torch.stack(values).sum()
@@ -175,12 +180,27 @@ class Distiller(nn.Module):
                 "teacher"
             )
 
+    def _asked(self, inputs: Any) -> Answer:
+        """What the teacher answers, from memory where it was asked before."""
+        known = None if self._memory is None else self._memory.find(inputs)
+        if known is not None:
+            return known
+        with frozen(self.teacher), tapped(self.teacher, self._names(1)) as theirs:
+            returned = observe.call(self.teacher, inputs)
+        features: dict[Hashable, Tensor | None] = {}
+        for term in self._terms:
+            if isinstance(term.loss, FeatureLoss):
+                features |= {(term.key, name): term.loss.pick(theirs.outputs.get(name)) for _, name in term.pairs}
+        features_only = all(isinstance(term.loss, FeatureLoss) for term in self._terms)
+        answer = Answer(None if features_only else _output(returned, "teacher"), features)
+        return answer if self._memory is None else self._memory.keep(inputs, answer)
+
     def _features(
-        self, term: _Term, loss: FeatureLoss, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+        self, term: _Term, loss: FeatureLoss, ours: Mapping[str, Any], theirs: Answer
     ) -> tuple[list[Tensor], list[Tensor]]:
         found, wanted = [], []
         for mine, other in term.pairs:
-            one, two = loss.pick(ours.get(mine)), loss.pick(theirs.get(other))
+            one, two = loss.pick(ours.get(mine)), theirs.features.get((term.key, other))
             if one is None or two is None:
                 missing = f"{mine} of the student" if one is None else f"{other} of the teacher"
                 raise DistillError(f"loss {term.key!r}: {missing} was not run, or returned no feature, on this batch")

@@ -46,13 +46,14 @@ def fit(
     mode: Literal["train", "eval"] = "train",
     evaluate: Callable[[nn.Module], float] | None = None,
     seed: int | None = 0,
+    memory_gb: float = 0.0,
     **training: Any,
 ) -> DistillResult:
     """Teach a student, in place. Masks of a :class:`tersor.prune.Pruner` live on: give it in ``companions``.
 
     Args:
-        student, teacher, losses, labels, mode: see :class:`tersor.distill.Distiller`. A student of which no parameter
-            requires a gradient is trained as a whole.
+        student, teacher, losses, labels, mode, memory_gb: see :class:`tersor.distill.Distiller`. A student of which no
+            parameter requires a gradient is trained as a whole.
         loader: batches, with a length; iterated once per epoch. The first one serves as the example.
         evaluate: ``evaluate(student)`` after each epoch; higher is better, and the student ends with its best weights.
         seed: of projections and of all that training draws; None uses the generators as they are.
@@ -72,7 +73,9 @@ def fit(
     if example is None:
         raise DistillError("the loader holds no batch")
     with unfrozen(student), contextlib.ExitStack() as split:
-        distiller = Distiller(student, teacher, losses, example, labels=labels, mode=mode, seed=seed or 0)
+        distiller = Distiller(
+            student, teacher, losses, example, labels=labels, mode=mode, seed=seed or 0, memory_gb=memory_gb
+        )
 
         def loss(module: nn.Module, batch: Any) -> Tensor:
             value: Tensor = module(batch)

@@ -11,7 +11,7 @@ import torch
 from tersor.distill.losses import make_loss, to_spec
 from tersor.errors import DistillError, RecipeError
 from tersor.recipe import Step, register_step
-from tersor.training import RATES
+from tersor.training import RATES, adamw
 
 if TYPE_CHECKING:
     from tersor.pipeline import Run
@@ -33,6 +33,8 @@ class Distill(Step):
         autocast: ``"bfloat16"``; None computes in the dtype of the weights.
         mode: ``"eval"``: no dropout, and running statistics stay; ``"train"``.
         labels: where a batch has its labels, see :class:`tersor.distill.Distiller`.
+        memory_gb: how many gigabytes of the float model's answers are kept, so that epochs after the first need not run
+            it; pays where batches come again, as those of a list do. 0 keeps none.
         patience: stop after this many epochs in which ``evaluate`` of :func:`tersor.compress` was not better.
         seed: of everything random.
 
@@ -51,6 +53,7 @@ class Distill(Step):
     autocast: Literal["bfloat16"] | None = dataclasses.field(default=None, metadata={"choices": (None, "bfloat16")})
     mode: Literal["train", "eval"] = dataclasses.field(default="eval", metadata={"choices": ("eval", "train")})
     labels: str | int | None = None
+    memory_gb: float = dataclasses.field(default=0.0, metadata={"range": (0.0, 1e6)})
     patience: int | None = None
     seed: int = 0
 
@@ -100,9 +103,10 @@ class Distill(Step):
             self.losses,
             labels=self.labels,
             mode=self.mode,
+            memory_gb=self.memory_gb,
             seed=self.seed,
             epochs=self.epochs,
-            optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=0.0),
+            optimizer=adamw(self.learning_rate),
             rate=self.rate,
             warmup=self.warmup,
             accumulate=self.accumulate,

@@ -37,7 +37,11 @@ class Prune(Step):
         scope: scores are compared within each ``"row"``, ``"layer"`` or over all layers (``"global"``); ``"auto"``:
             what the criterion's paper does.
         overrides: shell wildcard on names -> its layers' own sparsity, 0 for none; the first match counts.
-        epochs, learning_rate: of the training on the train data, if there are any, with AdamW.
+        epochs, learning_rate: of the training on the train data, if there are any, with AdamW. 0 epochs, which a
+            schedule of one shot can have, leave the training to a later step.
+        blockwise: encoder blocks are pruned one after another and solved to return what the float blocks return, see
+            :func:`tersor.prune.blockwise.prune_blocks`; minutes that save hours of training. With ``sparsegpt``, at
+            once, without epochs.
         recovery: the part of a gradual schedule's training, at its end, in which nothing is removed any more.
         loss: what training makes small: ``"match"``, the distance of the outputs to those of the float model on the
             same batch, without labels or dropout; ``"model"``, the loss that the model itself returns.
@@ -56,6 +60,7 @@ class Prune(Step):
     overrides: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
     epochs: int = 1
     learning_rate: float = dataclasses.field(default=1e-4, metadata={"range": (1e-9, 1.0)})
+    blockwise: bool = False
     recovery: float = dataclasses.field(default=0.3, metadata={"range": (0.0, 1.0)})
     loss: Literal["match", "model"] = dataclasses.field(default="match", metadata={"choices": ("match", "model")})
 
@@ -73,8 +78,16 @@ class Prune(Step):
             object.__setattr__(self, "sparsity", sparsity)
         if shape.sparsity is not None and sparsity != shape.sparsity:
             raise RecipeError(f"step 'prune': the pattern {shape} has the sparsity {shape.sparsity}, not {sparsity}")
-        if type(self.epochs) is not int or not 1 <= self.epochs <= 1_000_000:
-            raise RecipeError(f"step 'prune': epochs = {self.epochs!r} is not a whole number from 1 to 1000000")
+        least = 0 if self.schedule == "one_shot" else 1
+        if type(self.epochs) is not int or not least <= self.epochs <= 1_000_000:
+            raise RecipeError(f"step 'prune': epochs = {self.epochs!r} is not a whole number from {least} to 1000000")
+        if not isinstance(self.blockwise, bool):
+            raise RecipeError(f"step 'prune': blockwise = {self.blockwise!r} is neither true nor false")
+        if self.blockwise and (self.criterion, self.schedule, self.epochs) != ("sparsegpt", "one_shot", 0):
+            raise RecipeError(
+                'step \'prune\': blockwise = true goes with criterion = "sparsegpt", schedule = "one_shot" and '
+                "epochs = 0; a distill step after it trains"
+            )
         if not isinstance(self.overrides, Mapping) or not all(isinstance(key, str) for key in self.overrides):
             raise RecipeError(f"step 'prune': overrides = {self.overrides!r} is not a table of wildcards")
         for name, value in (("sparsity", sparsity), *self.overrides.items()):
@@ -85,7 +98,10 @@ class Prune(Step):
 
     def uses(self) -> frozenset[str]:
         """Train data, and calibration data where the criterion looks at inputs."""
-        return frozenset({"train"} if CRITERIA[self.criterion].needs == "nothing" else {"train", "calibration"})
+        needs = CRITERIA[self.criterion].needs
+        return frozenset(
+            {name for name, used in (("train", self.epochs > 0), ("calibration", needs != "nothing")) if used}
+        )
 
     def apply(self, run: Run) -> None:
         """Set weights of the selected linear layers to zero, and train where there is data.
