@@ -21,7 +21,6 @@ def main(
     rounds: Annotated[int, typer.Option(min=1)] = 5,
 ) -> None:
     """Measure and show."""
-    import sentence_transformers
     import torch
 
     import tersor
@@ -29,10 +28,11 @@ def main(
     from tersor.benchmark import interleave
 
     torch.set_num_threads(threads)
+    package = importlib.import_module("sentence_transformers")
     layers = importlib.import_module("sentence_transformers.models")
     transformer = layers.Transformer(str(demo_data.model_folder()), max_seq_length=256)
     pooling = layers.Pooling(transformer.auto_model.config.hidden_size)
-    model = sentence_transformers.SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    model = package.SentenceTransformer(modules=[transformer, pooling], device="cpu")
     sentences = [part for text in demo_data.find_texts().texts for part in text.split(". ") if part][:texts]
     settings: dict[str, Any] = {"batch_size": 32, "show_progress_bar": False, "convert_to_tensor": True}
     swapped = copy.deepcopy(model)
