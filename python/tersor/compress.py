@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from torch import Tensor, nn
 
-from tersor import modules, observe
+from tersor import deviation, modules, observe
 from tersor.conversion import Conversion, convert_linear
 from tersor.convolutions import convert_convolutions
 from tersor.errors import RecipeError, SwapError
@@ -199,11 +199,11 @@ def _copy(model: ModelT, replacements: dict[nn.Module, nn.Module], names: Mappin
 
 def _with_errors(report: Report, conversion: Conversion, compressed: nn.Module, example_inputs: Any) -> Report:
     run, replacements = conversion.run, conversion.replacements
-    errors, expected = observe.layer_errors(run.model, replacements, example_inputs)
+    errors, expected = deviation.layer_errors(run.model, replacements, example_inputs)
     if run.teacher is not run.model:
         expected = observe.run(run.teacher, example_inputs, "example_inputs")
     output = observe.run(compressed, example_inputs, "example_inputs")
-    total = observe.output_error(output, expected, replacements.values())
+    total = deviation.output_error(output, expected, replacements.values())
     rows = [_with_error(row, errors.get(id(old))) for row, old in zip(report.rows, conversion.rows, strict=True)]
     rows = _advised(rows, conversion, example_inputs)
     totals = report.totals

@@ -146,11 +146,11 @@ def test_the_ready_recipes_run() -> None:
     assert {path.stem for path in RECIPES.glob("*.toml")} >= {"transformer_encoder", "cnn", "recurrent"}
     x = torch.randn(8, 1, 12, 12)
     cnn = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 32), nn.ReLU(), nn.Linear(32, 5))
-    result = tersor.compress(
-        cnn.eval(), Recipe.from_toml(RECIPES / "cnn.toml"), x, [x], [x, x], force=True, progress=False
-    )
-    assert [row.name for row in result.report.steps] == ["float", "prune", "distill", "replace layers"]
-    assert result.report.totals.output_cosine > 0.8
+    result = tersor.compress(cnn.eval(), Recipe.from_toml(RECIPES / "cnn.toml"), x, [x], force=True, progress=False)
+    start, last = result.report.steps
+    assert (start.name, last.name) == ("float", "replace layers")
+    assert (last.parameters, last.flops) == (start.parameters, start.flops)  # a graph counts as what it stands for
+    assert result.report.totals.output_cosine > 0.99
     words = torch.randn(4, 7, 16)
 
     class Tagger(nn.Module):

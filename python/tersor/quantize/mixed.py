@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tersor import observe
+from tersor import deviation, observe
 from tersor.errors import SwapError
 from tersor.modules import find_candidates
 from tersor.nn.float_linear import weight_matrix
@@ -175,7 +175,7 @@ def _by_output(
 
 
 def _squared_error(model: nn.Module, batch: Any, expected: Any) -> float:
-    error = observe.output_error(observe.run(model, batch, "calibration data"), expected)
+    error = deviation.output_error(observe.run(model, batch, "calibration data"), expected)
     if error is None:
         raise SwapError("the model returned no floats to compare; use measure='hessian'")
     return error[0] ** 2

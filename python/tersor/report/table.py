@@ -26,7 +26,7 @@ def render(report: Report, width: int, color: bool) -> str:
     table, width = _table(lines, width)
     items: list[RenderableType] = [table]
     items += [Text(f"({number}) {note}") for note, number in notes.items()]
-    if len(report.steps) > 2:
+    if len(report.steps) > 2 or any(row.metric is not None for row in report.steps):
         items += ["", steps.table(report)]
         if all(row.joules is None for row in report.steps):
             items.append(Text("Energy: not available."))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tersor import modules, observe, structure
+from tersor import deviation, modules, observe, structure
 from tersor.errors import StructureError
 from tersor.selection import matches
 from tersor.structure import checks
@@ -80,7 +80,7 @@ def fold_batch_norm(
         folded[name] = layer_name
     if not folded:
         raise StructureError(f"no batch norm can be folded. {checks.listed(kept) or 'The model has none'}")
-    error = observe.output_error(observe.run(model, example_inputs, "example_inputs"), expected)
+    error = deviation.output_error(observe.run(model, example_inputs, "example_inputs"), expected)
     if error is not None and not error[0] <= LARGEST_ERROR:
         saved.restore()
         raise StructureError(
