@@ -32,8 +32,8 @@ class Quantize(Step):
         codebook: which integers the codes stand for, a name in ``tersor.quantize.codebooks.CODEBOOKS``.
         group_size: 32, 64 or 128 weights of a row under one scale; None: the whole row.
         observer: of static activations, a name in ``tersor.quantize.observers.OBSERVERS``.
-        corrections: names in ``tersor.quantize.corrections.CORRECTIONS``, such as ``("awq", "gptq")``, each kept in the
-            layers whose error it reduces. They look at calibration data, else at the example inputs.
+        corrections: names in ``tersor.quantize.corrections.CORRECTIONS``, such as ``("smoothing", "gptq")``, each
+            kept in the layers whose error it reduces. They look at calibration data, else at the example inputs.
         average_bits: of the weights of all layers together; each layer then gets 2 to 8 bits, at most those of
             ``weights``, so that the sum of errors is small. None: all get those of ``weights``.
         embeddings: 8 or 4: tables of ``nn.Embedding`` and ``nn.EmbeddingBag`` are kept in so many bits, with a scale
