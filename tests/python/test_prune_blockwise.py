@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import tersor
-from tersor import PruneError, Recipe, RecipeError, steps
+from tersor import PruneError, Recipe, RecipeError, SwapError, steps
 from tersor.prune import Pruner, parse_pattern
 from tersor.prune.blockwise import prune_blocks, solve_layer
 from tersor.prune.layers import PrunableLayer
@@ -139,6 +139,13 @@ def test_data_that_cannot_be_used() -> None:
     wanted = dict.fromkeys(linears(model), 0.5)
     with pytest.raises(PruneError, match="was not run"):
         prune_blocks(model, [], pattern, wanted)
+    with pytest.raises(PruneError, match="float32"):
+        prune_blocks(copy.deepcopy(model).half(), [], pattern, wanted)
+    causal = {**texts(6)[0], "attention_mask": torch.ones(12, 1, 6, 6).tril().bool()}
+    with pytest.raises(PruneError, match="more than padding"):
+        prune_blocks(model, [causal], pattern, wanted)
+    with pytest.raises(SwapError, match="calibration"):
+        prune_blocks(model, [{"nothing": torch.ones(1)}], pattern, wanted)
     layer = PrunableLayer("layer", nn.Linear(8, 8))
     with pytest.raises(PruneError, match="NaN"):
         solve_layer(layer, torch.full((4, 8), torch.nan), torch.ones(4, 8), pattern, 32)

@@ -43,6 +43,7 @@ class _Block:
     module: nn.Module
     found: Found
     calls: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    fits: bool = True  # its mask is about padding alone
 
 
 @dataclass(frozen=True)
@@ -69,23 +70,31 @@ def prune_blocks(
     """Prune linear layers of encoder blocks, in place, and solve what stays of them.
 
     Args:
+        model: in float32, on the CPU.
         batches: calibration data; activations of all of them are held for one block at a time, and the inputs of all
             blocks. Some ten thousand tokens do.
         sparsities: by the name of the layer. Zeros that a layer has already are not kept for their own sake.
         damping: part of the mean squared input that holds weights near those of the float layer.
 
     Raises:
-        PruneError: a layer is in no encoder block that is known, the model fails on the data, or they hold NaN.
+        PruneError: a layer is in no encoder block that is known or not float32 on the CPU, or activations hold NaN.
+        SwapError: the model failed on the data; its exception is chained.
     """
     blocks = _find(model)
     homes = {id(layer) for block in blocks for layer in _linears(block).values()}
     lost = [name for name in sparsities if id(model.get_submodule(name)) not in homes]
     if lost or not blocks:
         raise PruneError(f"only layers of known encoder blocks can be pruned block by block, not {', '.join(lost[:5])}")
+    if any(
+        one.dtype != torch.float32 or one.device.type != "cpu" for block in blocks for one in block.module.parameters()
+    ):
+        raise PruneError("pruning block by block needs a model in float32 on the CPU")
     _watch(model, blocks, batches)
     float_y = student_y = None
     layers: list[PrunedLayer] = []
     for block in blocks:
+        if not block.fits:
+            raise PruneError(f"{block.name} is called with a mask that is about more than padding")
         if not block.calls:
             raise PruneError(f"{block.name} was not run on the calibration data")
         x, keep, bias = _joined(block.calls)
@@ -125,8 +134,7 @@ def _watch(model: nn.Module, blocks: Iterable[_Block], batches: Iterable[Any]) -
         hooks.append(block.module.register_forward_pre_hook(_noting(block), with_kwargs=True))
     try:
         for batch in batches:
-            with observe.quiet(model):
-                observe.call(model, batch)
+            observe.run(model, batch, "a calibration batch")
     finally:
         for hook in hooks:
             hook.remove()
@@ -139,7 +147,8 @@ def _noting(block: _Block) -> Callable[..., None]:
         call = family.read(names, args, kwargs)
         read = None if call is None else recognise(call.x, call.mask, call.score_bias, family.true_is_kept)
         if call is None or read is None:
-            raise PruneError(f"{block.name} is called with a mask that is about more than padding")
+            block.fits = False
+            return
         keep = read[0] if read[0].numel() else torch.ones(call.x.shape[:2], dtype=torch.bool)
         block.calls.append((call.x.float(), keep, read[1]))
 
