@@ -180,3 +180,12 @@ def test_a_written_file_replaces_the_old_one_in_one_step(tmp_path: Path) -> None
     with pytest.raises(OSError, match="No such file"):
         text.write(tmp_path / "no" / "f", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_turn_after_a_rest_begins_with_a_call_that_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: events.append(f"rest {seconds}"))
+    runs = {name: lambda name=name: events.append(name) for name in ("a", "b")}
+    laps = interleave(runs, rounds=2, warmup=0, turn_seconds=0.0, rest=0.5)
+    assert events == ["a", "b", *["rest 0.5", "a", "a", "rest 0.5", "b", "b"] * 2]
+    assert [(len(lap.seconds), lap.calls) for lap in laps.values()] == [(2, 2), (2, 2)]
