@@ -3,6 +3,7 @@
     python bench/compare.py --op linear --threads 1 --json out.json
     python bench/compare.py --op sparse --threads 1 --json out.json --table out.md --png out.png
     python bench/compare.py --op lowrank --threads 1 --json out.json --table out.md --png out.png
+    python bench/compare.py --op conv --threads 1 --json out.json
 
 Every engine computes the same fp32-in, fp32-out layer on the same numbers. Per shape: medians over interleaved rounds,
 the speed-up over the best rival, GOP/s and the percent of the int8 ceiling measured on this host in the same run.
@@ -27,7 +28,8 @@ import typer
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import lowrank_sweep as lowrank  # noqa: E402  (beside this file)
+import conv_sweep as conv  # noqa: E402  (beside this file)
+import lowrank_sweep as lowrank  # noqa: E402
 import sparse_sweep as sparse  # noqa: E402
 
 PEERS = ("torch", "torch-int8", "onnxruntime", "openvino")
@@ -69,8 +71,8 @@ def read_shapes(path: Path, names: str = "M N K") -> list[tuple[int, ...]]:
         words = line.split("#")[0].replace(",", " ").split()
         if not words:
             continue
-        if len(words) != len(names.split()) or not all(word.isdigit() and int(word) > 0 for word in words):
-            raise typer.BadParameter(f"{path}:{number}: expected positive numbers {names}, got {line!r}")
+        if len(words) != len(names.split()) or not all(map(str.isdigit, words)):
+            raise typer.BadParameter(f"{path}:{number}: expected numbers {names}, got {line!r}")
         shapes.append(tuple(map(int, words)))
     return shapes
 
@@ -190,7 +192,7 @@ def sweep_lowrank(
 
 
 def main(
-    op: Annotated[str, typer.Option(help="what to compare: linear, sparse or lowrank")] = "linear",
+    op: Annotated[str, typer.Option(help="what to compare: linear, conv, sparse or lowrank")] = "linear",
     threads: Annotated[int, typer.Option(min=1)] = 1,
     shapes: Annotated[Path | None, typer.Option(help="file of shapes; default bench/shapes/OP.txt")] = None,
     peers: Annotated[str, typer.Option(help="comma-separated; missing ones are named")] = ",".join(PEERS),
@@ -200,8 +202,8 @@ def main(
     png: Annotated[Path | None, typer.Option(help="sparse, lowrank: draw the gains here")] = None,
 ) -> None:
     """Times tersor's OP against its rivals on this host."""
-    if op not in ("linear", "sparse", "lowrank"):
-        raise typer.BadParameter(f"op {op!r} is unknown; there are: linear, sparse, lowrank")
+    if op not in ("linear", "conv", "sparse", "lowrank"):
+        raise typer.BadParameter(f"op {op!r} is unknown; there are: linear, conv, sparse, lowrank")
     chosen = [peer for peer in peers.split(",") if peer]
     for peer in chosen:
         if peer not in PEERS:
@@ -221,6 +223,14 @@ def main(
     if op == "lowrank":
         sweep = lowrank.Sweep(threads, command, describe_host(), kernels.int8_ceiling())
         sweep_lowrank(read_shapes(path, "N K RANK"), rounds or 7, sweep, out, markdown, png)
+        return
+    if op == "conv":
+        rivals = [peer for peer in chosen if peer in conv.BUILDERS]
+        convs = conv.Sweep(threads, command, describe_host(), kernels.int8_ceiling())
+        conv.run(read_shapes(path, conv.SHAPE), threads, rivals, rounds or 15, convs)
+        print(conv.table(convs))
+        if out is not None:
+            out.write_text(conv.to_json(convs))
         return
     result = Result(op, threads, command, describe_host(), kernels.int8_ceiling(), {})
     run_linear(read_shapes(path), threads, chosen, rounds or 15, result)

@@ -30,10 +30,10 @@ from tersor.host import cpu_model
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 SETTINGS: dict[str, dict[str, Any]] = {
     "bias, gptq, channels": {"smooth": 0.5, "corrections": ("bias", "gptq")},
-    "bias, channels": {"smooth": 0.5, "corrections": ("bias",)},
-    "bias, gptq": {"smooth": 0.0, "corrections": ("bias", "gptq")},
     "bias": {"smooth": 0.0, "corrections": ("bias",)},
+    "bias, gptq": {"smooth": 0.0, "corrections": ("bias", "gptq")},
     "rounded": {"smooth": 0.0, "corrections": ()},
+    "bias, channels": {"smooth": 0.5, "corrections": ("bias",)},
 }
 """What `tersor.convnet.quantize_convnet` is told."""
 

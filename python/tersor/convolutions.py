@@ -17,6 +17,7 @@ from tersor.selection import matches
 
 if TYPE_CHECKING:
     from tersor.convnet.convert import Graph, Part
+    from tersor.steps.quantize import Quantize
 
 
 def convert_convolutions(conversion: Conversion) -> None:
@@ -37,12 +38,13 @@ def convert_convolutions(conversion: Conversion) -> None:
         run.model = _copy(run.teacher)
     names = [name for name, _ in run.model.named_modules()]
     sizes = {name: modules.memory_bytes(module) for name, module in run.model.named_modules()}
+    corrections = tuple(name for name in dict.fromkeys(("bias", *step.corrections)) if name in CORRECTIONS)
     converted = quantize_convnet(
         run.model,
         Limited(run.calibration, step.samples),
         observer=step.observer,
         smooth=step.smooth,
-        corrections=tuple(name for name in ("bias", *step.corrections) if name in CORRECTIONS),
+        corrections=corrections,
         selected=run.selected,
         force=run.force,
         progress=run.progress,
@@ -61,9 +63,18 @@ def convert_convolutions(conversion: Conversion) -> None:
     for name in converted.untraced:
         conversion.rows[nn.Module()] = _kept(name, "torch.fx can't trace the code around it")
     conversion.graphs = len(converted.graphs)
+    run.notes.append(_note(step, corrections))
     if isinstance(run.model, Int8Network):  # names begin with "body." now; a pattern of what is gone says nothing
         now = [name for name, _ in run.model.named_modules()]
         run.include, run.exclude = (_renamed(patterns, names, now) for patterns in (run.include, run.exclude))
+
+
+def _note(step: Quantize, corrections: Sequence[str]) -> str:
+    others = [name for name in step.corrections if name not in corrections]
+    rest = f"; {', '.join(others)} would need linear layers" if others else ""
+    return (
+        f"convolutions: ranges by {step.observer}, smooth {step.smooth:g}, corrections {', '.join(corrections)}{rest}"
+    )
 
 
 def _copy(model: nn.Module) -> nn.Module:

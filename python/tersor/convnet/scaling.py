@@ -2,8 +2,7 @@
 
 A tensor of bytes has one scale for all of its channels. What a convolution gives in channel c may be multiplied by
 s[c] > 0 if all that read it divide their weights by it, and what lies between passes a factor through: nothing, relu,
-a pooling, a sum whose summands are scaled alike. relu6 does too for a factor with which no value that was seen passes
-6: then values beyond those are clipped where the range of the tensor would clip them anyhow.
+a pooling, a sum whose summands are scaled alike. Not relu6, which clips.
 
 Sources: Xiao et al., SmoothQuant, 2022 (arXiv 2211.10438), for the balance between a tensor and the weights that read
 it; Nagel et al., ICCV 2019 (arXiv 1906.04721), for scaling through activations. A depthwise filter has a scale for
@@ -24,8 +23,6 @@ from tersor.convnet.segments import Segment
 from tersor.convnet.units import Unit
 from tersor.quantize.smoothing import input_scale
 
-_CAP = 6.0  # of relu6
-
 
 @dataclass
 class _Group:
@@ -33,7 +30,6 @@ class _Group:
 
     values: list[fx.Node] = field(default_factory=list)
     fixed: bool = False
-    capped: bool = False
     readers: list[Conv] = field(default_factory=list)
 
 
@@ -80,10 +76,7 @@ def _factors(group: _Group, peak: Tensor, alpha: float) -> Tensor:
     if dense:
         weight = torch.stack([_column_peaks(conv) for conv in dense]).amax(0)
     s = input_scale(weight, peak, alpha if dense else 1.0)
-    s = s / s.min()
-    if group.capped:
-        s = torch.minimum(s, _CAP / peak.clamp_min(1e-3)).clamp_min(1)
-    return s
+    return s / s.min()
 
 
 def _column_peaks(conv: Conv) -> Tensor:
@@ -102,7 +95,6 @@ def _groups(segment: Segment, peaks: Mapping[fx.Node, Tensor]) -> list[_Group]:
             merged.values += group.values
             merged.readers += group.readers
             merged.fixed |= group.fixed
-            merged.capped |= group.capped
         merged.values += [node for node in nodes if node not in of]
         of.update(dict.fromkeys(merged.values, merged))
         return merged
@@ -111,8 +103,7 @@ def _groups(segment: Segment, peaks: Mapping[fx.Node, Tensor]) -> list[_Group]:
     for unit in segment.units:
         alike = [unit.value, *unit.inputs[1:]] if unit.kind == "conv" else [unit.value, *unit.inputs]
         group = join(alike)
-        group.fixed |= unit.activation not in ("none", "relu", "relu6") or _reshapes(unit, peaks)
-        group.capped |= unit.activation == "relu6"
+        group.fixed |= unit.activation not in ("none", "relu") or _reshapes(unit, peaks)
         if unit.conv is not None:
             of[unit.inputs[0]].readers.append(unit.conv)
     of[segment.result].fixed = True
