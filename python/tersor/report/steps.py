@@ -50,25 +50,25 @@ def joules(report: Report, row: StepRow) -> float | None:
 
 
 def totals(report: Report) -> list[str]:
-    """The last line of the table: the model at the end against the float model."""
+    """The last line of the table: how many times less the model costs at the end, and what the metric lost."""
     first, last = report.steps[0], report.steps[-1]
     took = [row.seconds for row in report.steps if row.seconds is not None]
     return [
         "in total",
-        _times(first.parameters, last.parameters, "fewer"),
-        _times(first.nonzeros, last.nonzeros, "fewer"),
-        _times(first.bytes, last.bytes, "smaller"),
-        _times(first.flops, last.flops, "fewer"),
+        _times(first.parameters, last.parameters),
+        _times(first.nonzeros, last.nonzeros),
+        _times(first.bytes, last.bytes),
+        _times(first.flops, last.flops),
         "-",
         "-" if last.ms is None or last.float_ms is None else f"{last.float_ms / last.ms:.2f}x",
-        "not available" if not last.float_joules or not last.joules else _times(last.float_joules, last.joules, "less"),
+        "not available" if not last.float_joules or not last.joules else _times(last.float_joules, last.joules),
         "-" if first.metric is None or last.metric is None else f"{last.metric - first.metric:+.3g}",
         f"{sum(took):.3g} s" if took else "-",
     ]
 
 
-def _times(before: float | None, after: float | None, how: str) -> str:
-    return "-" if before is None or not after else f"{before / after:.2f}x {how}"
+def _times(before: float | None, after: float | None) -> str:
+    return "-" if before is None or not after else f"{before / after:.2f}x"
 
 
 def table(report: Report) -> Table:
@@ -137,7 +137,8 @@ def _scatter(report: Report, times: Sequence[float | None]) -> str:
     lines = ['<path class="axis" d="M64 34V230H380"/>']
     for part in (0.0, 0.5, 1.0):
         x, y = place(part * right, low)[0], place(0.0, low + part * (high - low))[1]
-        lines.append(f'<text x="{x:.0f}" y="247" text-anchor="middle">{_number(part * right)}</text>')
+        anchor = "end" if part == 1.0 else "middle"
+        lines.append(f'<text x="{x:.0f}" y="247" text-anchor="{anchor}">{_number(part * right)}</text>')
         lines.append(f'<text x="58" y="{y + 4:.0f}" text-anchor="end">{low + part * (high - low):.3g}</text>')
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(time, metric) for time, metric, _ in points))
     lines.append(f'<polyline points="{path}"/>')
@@ -179,4 +180,6 @@ def _operations(count: int | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
