@@ -12,20 +12,38 @@ data larger or smaller.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import g2p_task
 import torch
-from minilm_recipe import Texts
 from minilm_task import build, embed
-from recover import Crops
+from recover import LENGTHS, Crops
 from torch import Tensor, nn
 
 from tersor import demo_data
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 FIRST_STEPS, FIRST_TOKENS, FIRST_PICTURES = 75, 1024, 256
+
+
+class Texts:
+    """Batches of crops of texts without labels, the same in every pass."""
+
+    def __init__(self, crops: Crops, count: int, tokens: int) -> None:
+        self.crops, self.count, self.tokens = crops, count, tokens
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        random = torch.Generator().manual_seed(0)
+        lengths, shares = zip(*LENGTHS, strict=True)
+        for _ in range(self.count):
+            length = lengths[int(torch.multinomial(torch.tensor(shares), 1, generator=random))]
+            ids = self.crops.draw(length, max(4, self.tokens // length), random, replaced=0.15)
+            yield {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def minilm() -> nn.Module:
