@@ -94,12 +94,14 @@ def plot(found: dict[str, Any], path: Path) -> None:
     figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     titles = {"r8": "R8, accuracy of a probe", "lee": "Lee, Pearson", "cosine_r8": "cosine to float, R8"}
     for panel, (key, title) in zip(panels, titles.items(), strict=True):
-        for name, row in found["models"].items():
+        for index, (name, row) in enumerate(found["models"].items()):
             x, y = found["ms"]["8 x 128"][name], row[key]
             panel.plot(x, y, "o", markersize=9)
-            panel.annotate(name, (x, y), textcoords="offset points", xytext=(6, 7), fontsize=9)
+            panel.annotate(name, (x, y), textcoords="offset points", xytext=(6, -15 if index % 2 else 7), fontsize=9)
         panel.axhline(found["models"]["float"][key], color="gray", linewidth=0.8, linestyle=":")
         panel.set(title=title, xlabel="milliseconds, 8 x 128 tokens", xscale="log")
+        panel.set_xticks([20, 50, 100, 200, 400], ["20", "50", "100", "200", "400"])
+        panel.minorticks_off()
         panel.margins(0.25)
         panel.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
