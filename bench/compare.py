@@ -71,8 +71,10 @@ def read_shapes(path: Path, names: str = "M N K") -> list[tuple[int, ...]]:
         words = line.split("#")[0].replace(",", " ").split()
         if not words:
             continue
-        if len(words) != len(names.split()) or not all(map(str.isdigit, words)):
-            raise typer.BadParameter(f"{path}:{number}: expected numbers {names}, got {line!r}")
+        least = [0 if name == "PAD" else 1 for name in names.split()]
+        right = len(words) == len(least) and all(map(str.isdigit, words))
+        if not right or any(int(word) < low for word, low in zip(words, least, strict=True)):
+            raise typer.BadParameter(f"{path}:{number}: expected positive numbers {names}, got {line!r}")
         shapes.append(tuple(map(int, words)))
     return shapes
 

@@ -52,7 +52,6 @@ class Row:
     speedup: float = math.nan
     gops: float = math.nan
     percent_of_ceiling: float = math.nan
-    thread_gain: float = math.nan
 
 
 @dataclass
@@ -84,8 +83,8 @@ def make_layer(shape: Shape, batch: int) -> Layer:
     return Layer(shape, x.numpy(), weight.numpy(), bias.numpy(), exact.numpy())
 
 
-def tersor_conv(layer: Layer, threads: int) -> dict[str, Run]:
-    """An Int8Graph of one convolution and its relu; with several threads also on one."""
+def tersor_conv(layer: Layer) -> dict[str, Run]:
+    """An Int8Graph of one convolution and its relu."""
     import torch
     from torch import nn
 
@@ -98,16 +97,10 @@ def tersor_conv(layer: Layer, threads: int) -> dict[str, Run]:
     x = torch.from_numpy(layer.x).contiguous(memory_format=torch.channels_last)
     quantize_convnet(model, [x], smooth=0.0, corrections=(), force=True)
 
-    def run(count: int) -> Any:
-        if torch.get_num_threads() != count:
-            torch.set_num_threads(count)
-        return model(x)
-
-    runs: dict[str, Run] = {"tersor": functools.partial(run, threads)}
-    return runs | ({"tersor/1-thread": functools.partial(run, 1)} if threads > 1 else {})
+    return {"tersor": functools.partial(model, x)}
 
 
-def torch_conv(layer: Layer, threads: int) -> dict[str, Run]:
+def torch_conv(layer: Layer, _: int) -> dict[str, Run]:
     """torch's own static int8 in each of its engines."""
     import torch
     from torch.ao.nn.intrinsic import quantized
@@ -129,8 +122,6 @@ def torch_conv(layer: Layer, threads: int) -> dict[str, Run]:
         conv.scale, conv.zero_point = float(layer.exact.max() / 255), 0
 
         def run(conv: Any = conv) -> Any:
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
             return conv(torch.quantize_per_tensor(x, float(scale), zero, torch.quint8)).dequantize()
 
         made[f"torch-int8/{engine}"] = run
@@ -195,6 +186,7 @@ def onnxruntime_conv(layer: Layer, threads: int) -> dict[str, Run]:
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or it slows whoever runs next
     session = ort.InferenceSession(qdq_model(layer), options, providers=["CPUExecutionProvider"])
     return {"onnxruntime": lambda: session.run(None, {"x": layer.x})[0]}
 
@@ -230,7 +222,7 @@ def run(shapes: list[Shape], threads: int, peers: list[str], rounds: int, sweep:
     cases = [(shape, batch) for shape in shapes for batch in BATCHES]
     for shape, batch in track(cases, description="shapes", console=Console(stderr=True)):
         layer = make_layer(shape, batch)
-        runs = tersor_conv(layer, threads)
+        runs = tersor_conv(layer)
         for peer in peers:
             try:
                 runs.update(BUILDERS[peer](layer, threads))
@@ -249,13 +241,12 @@ def run(shapes: list[Shape], threads: int, peers: list[str], rounds: int, sweep:
 
 def _row(layer: Layer, batch: int, us: dict[str, float], errors: dict[str, float], sweep: Sweep) -> Row:
     row = Row(layer.shape, batch, us, errors)
-    rivals = {name: value for name, value in us.items() if not name.startswith("tersor")}
+    rivals = {name: value for name, value in us.items() if name != "tersor"}
     if rivals:
         row.best_rival = min(rivals, key=lambda name: rivals[name])
         row.speedup = rivals[row.best_rival] / us["tersor"]
     row.gops = 2e-3 * layer.exact.size * layer.weight[0].size / us["tersor"]
     row.percent_of_ceiling = 100 * row.gops / (sweep.ceiling_gops * sweep.threads)
-    row.thread_gain = us.get("tersor/1-thread", math.nan) / us["tersor"]
     return row
 
 
