@@ -66,7 +66,8 @@ void DecodedBand::Decode(int64_t band) {
     std::fill_n(col_sum, width_, 0);
     for (int64_t i = 0; i < count; ++i) {
       std::copy_n(weight_.Scale(first + i, part), kPanelRowsLut4, scale + i * kPanelRowsLut4);
-      std::copy_n(weight_.ColSum(first + i, part), kPanelRowsLut4, col_sum + i * kPanelRowsLut4);
+      for (int64_t row = 0; row < kPanelRowsLut4; ++row)
+        col_sum[i * kPanelRowsLut4 + row] = weight_.ColSum(first + i, part, row);
     }
   }
 }

@@ -11,9 +11,11 @@
 namespace tersor {
 namespace {
 
-constexpr char kMagic[8] = {'T', 'S', 'R', 'L', '4', 'v', '1', '\0'};
+constexpr char kMagic[8] = {'T', 'S', 'R', 'L', '4', 'v', '2', '\0'};
 constexpr int64_t kMaxExtent = int64_t{1} << 31;
-constexpr int64_t kRows = kPanelRowsLut4, kStepBytes = kRows * 16;
+constexpr int64_t kRows = kPanelRowsLut4, kTableBytes = kRows * 16, kPlaneBytes = kRows * kStepLut4 / 8;
+constexpr int32_t kPairDepth = 256;  // up to here column sums fit 16 bits
+static_assert(kPairDepth * 127 <= 32767, "so they do");
 
 [[noreturn]] void Fail(const std::string& what) { throw Error("packed code book weight: " + what); }
 
@@ -75,27 +77,56 @@ struct Packer {
   }
   bool wide() const { return layout.tables == Lut4Tables::kWide; }
   int64_t Depth(int64_t part) const { return std::min<int64_t>(layout.depth, spec.k - part * layout.depth); }
-  // The byte of value k of a part of a row, and how far its code is shifted there.
+  // Value k of a part of a row in a wide weight.
   uint8_t* Byte(int64_t row, int64_t part, int64_t k) const {
-    const int64_t place = PlaceOfRow(row % kRows), step = k / (wide() ? 16 : kStepLut4);
-    return view.Codes(row / kRows, part) + (step * kRows + place) * 16 + k % 16;
+    return view.Codes(row / kRows, part) + (k / 16 * kRows + PlaceOfRow(row % kRows)) * 16 + k % 16;
   }
-  static int Shift(int64_t k) { return k % kStepLut4 < 16 ? 0 : 4; }
+
+  // Where the bits of the code of value k lie: four in one byte, then one in each plane.
+  struct Bits {
+    uint8_t *low, *plane;
+    int shift, plane_shift;
+  };
+  Bits BitsOf(int64_t row, int64_t part, int64_t k) const {
+    const int64_t place = PlaceOfRow(row % kRows), lane = k % 16, half = k % kStepLut4 / 16;
+    uint8_t* step = view.Codes(row / kRows, part) + k / kStepLut4 * static_cast<int64_t>(layout.step_bytes);
+    return {step + place * 16 + lane, step + kTableBytes + half * (kPlaneBytes / 2) + place * 2 + lane / 8,
+            static_cast<int>(4 * half), static_cast<int>(lane % 8)};
+  }
+
+  void PutCode(int64_t row, int64_t part, int64_t k, uint8_t code) const {
+    const Bits at = BitsOf(row, part, k);
+    *at.low = static_cast<uint8_t>(*at.low | (code & 15) << at.shift);
+    for (int32_t h = 0; h < layout.high; ++h) {
+      uint8_t& byte = at.plane[h * kPlaneBytes];
+      byte = static_cast<uint8_t>(byte | (code >> (4 + h) & 1) << at.plane_shift);
+    }
+  }
+
+  uint8_t Code(int64_t row, int64_t part, int64_t k) const {
+    const Bits at = BitsOf(row, part, k);
+    int code = *at.low >> at.shift & 15;
+    for (int32_t h = 0; h < layout.high; ++h) code |= (at.plane[h * kPlaneBytes] >> at.plane_shift & 1) << (4 + h);
+    return static_cast<uint8_t>(code);
+  }
 
   void PackRow(int64_t row, const uint8_t* codes, const float* scale) const {
     const int64_t panel = row / kRows, lane = row % kRows;
     for (int64_t p = 0; p < layout.parts; ++p) {
       const int8_t* table = Table(row, p);
-      uint8_t* place = (layout.tables == Lut4Tables::kPerPart ? view.Part(panel, p) : view.Panel(panel));
-      if (!wide()) std::copy_n(table, entries, place + PlaceOfRow(lane) * 16);
+      for (size_t book = 0; !wide() && book * 16 < entries; ++book)
+        std::copy_n(table + book * 16, std::min<size_t>(entries, 16),
+                    view.Tables(panel, p) + static_cast<int64_t>(book) * kTableBytes + PlaceOfRow(lane) * 16);
       int32_t sum = 0;
       for (int64_t k = 0; k < Depth(p); ++k) {
         const uint8_t code = codes[p * layout.depth + k];
-        uint8_t* byte = Byte(row, p, k);
         sum += table[code];
-        *byte = static_cast<uint8_t>(wide() ? table[code] : *byte | code << Shift(k));
+        if (wide())
+          *Byte(row, p, k) = static_cast<uint8_t>(table[code]);
+        else
+          PutCode(row, p, k, code);
       }
-      view.ColSum(panel, p)[lane] = sum;
+      view.SetColSum(panel, p, lane, sum);
       view.Scale(panel, p)[lane] = scale[spec.group == 0 ? 0 : p];
     }
   }
@@ -105,10 +136,8 @@ struct Packer {
       const int8_t* table = Table(row, p);
       uint8_t code_of[256] = {};
       for (size_t code = entries; code-- > 0;) code_of[static_cast<uint8_t>(table[code])] = static_cast<uint8_t>(code);
-      for (int64_t k = 0; k < Depth(p); ++k) {
-        const uint8_t byte = *Byte(row, p, k);
-        codes[p * layout.depth + k] = wide() ? code_of[byte] : static_cast<uint8_t>(byte >> Shift(k) & 15);
-      }
+      for (int64_t k = 0; k < Depth(p); ++k)
+        codes[p * layout.depth + k] = wide() ? code_of[*Byte(row, p, k)] : Code(row, p, k);
     }
   }
 };
@@ -117,31 +146,54 @@ struct Packer {
 
 PackedLayoutLut4 LayoutLut4(const Lut4Spec& spec) {
   PackedLayoutLut4 layout;
-  const bool wide = spec.bits > 4, own = !wide && spec.table_groups > 1;
+  // More than 16 entries for each group are as large as the values that they save.
+  const bool own = spec.table_groups > 1, wide = spec.bits > 4 + kMaxHighLut4 || (own && spec.bits > 4);
   layout.tables = wide ? Lut4Tables::kWide : own ? Lut4Tables::kPerPart : Lut4Tables::kPerPanel;
+  layout.high = wide ? 0 : std::max(spec.bits - 4, 0);
   layout.depth = static_cast<int32_t>(spec.group == 0 ? kMaxDepthS8 : spec.group);
   layout.parts = (spec.k + layout.depth - 1) / layout.depth;
+  layout.in_unit = layout.depth <= kPairDepth ? 2 : 1;
   layout.panels = (spec.n + kRows - 1) / kRows;
   layout.input_scale_at = sizeof(PackedHeaderLut4);
   layout.table_at = layout.input_scale_at + Scratch::Padded<float>(static_cast<size_t>(spec.k));
   layout.panels_at = layout.table_at + Scratch::Padded<int8_t>(TableBytes(spec));
-  constexpr size_t kStep = static_cast<size_t>(kStepBytes), kScales = 128;
-  const size_t step = kStep * (wide ? 2 : 1), parts = static_cast<size_t>(layout.parts);
+  const size_t in_unit = static_cast<size_t>(layout.in_unit), parts = static_cast<size_t>(layout.parts);
+  const size_t tables = static_cast<size_t>(kTableBytes) << layout.high, units = (parts + in_unit - 1) / in_unit;
   const size_t steps = static_cast<size_t>((spec.k + kStepLut4 - 1) / kStepLut4);
-  layout.scale_at = own ? kStep : 0;
-  layout.part_at = wide || own ? 0 : kStep;
-  layout.part_bytes = layout.scale_at + kScales + static_cast<size_t>(layout.depth / kStepLut4) * step;
-  layout.panel_bytes = layout.part_at + parts * (layout.scale_at + kScales) + steps * step;
+  layout.step_bytes = static_cast<size_t>(wide ? 2 * kTableBytes : kTableBytes + layout.high * kPlaneBytes);
+  layout.unit_at = layout.tables == Lut4Tables::kPerPanel ? tables : 0;
+  layout.scale_at = layout.tables == Lut4Tables::kPerPart ? in_unit * tables : 0;
+  layout.col_sum_at = layout.scale_at + in_unit * 64;
+  layout.codes_at = layout.col_sum_at + 64;
+  layout.unit_bytes = layout.codes_at + in_unit * static_cast<size_t>(layout.depth / kStepLut4) * layout.step_bytes;
+  layout.panel_bytes = layout.unit_at + units * layout.codes_at + steps * layout.step_bytes;
   layout.total = layout.panels_at + static_cast<size_t>(layout.panels) * layout.panel_bytes;
   return layout;
+}
+
+int32_t PackedViewLut4::ColSum(int64_t panel, int64_t part, int64_t row) const {
+  const uint8_t* sums = Unit(panel, part) + layout.col_sum_at;
+  return layout.in_unit == 2 ? reinterpret_cast<const int16_t*>(sums)[part % 2 * kRows + row]
+                             : reinterpret_cast<const int32_t*>(sums)[row];
+}
+
+void PackedViewLut4::SetColSum(int64_t panel, int64_t part, int64_t row, int32_t sum) const {
+  uint8_t* sums = Unit(panel, part) + layout.col_sum_at;
+  if (layout.in_unit == 2)
+    reinterpret_cast<int16_t*>(sums)[part % 2 * kRows + row] = static_cast<int16_t>(sum);
+  else
+    reinterpret_cast<int32_t*>(sums)[row] = sum;
 }
 
 Lut4Panel PackedViewLut4::Args(int64_t panel) const {
   return {static_cast<int32_t>(spec.k),
           layout.depth,
           static_cast<int32_t>(layout.parts),
+          layout.in_unit,
+          layout.high,
+          static_cast<int32_t>(layout.step_bytes),
           layout.tables,
-          static_cast<int64_t>(layout.part_bytes),
+          static_cast<int64_t>(layout.unit_bytes),
           Panel(panel)};
 }
 

@@ -24,11 +24,13 @@ static_assert(sizeof(PackedHeaderLut4) == 128, "two cache lines");
 
 struct PackedLayoutLut4 {
   int64_t panels, parts;
-  int32_t depth;  // values of k in a part
+  int32_t depth;    // values of k in a part
+  int32_t in_unit;  // parts in a unit
+  int32_t high;     // bits of a code above the low four, unless the weight is wide
   Lut4Tables tables;
-  // From the start of the block, of a panel, of a part.
-  size_t input_scale_at, table_at, panels_at, part_at, scale_at;
-  size_t part_bytes, panel_bytes, total;
+  // From the start of the block, of a panel, of a unit.
+  size_t input_scale_at, table_at, panels_at, unit_at, scale_at, col_sum_at, codes_at;
+  size_t step_bytes, unit_bytes, panel_bytes, total;
 };
 PackedLayoutLut4 LayoutLut4(const Lut4Spec& spec);
 
@@ -41,16 +43,25 @@ struct PackedViewLut4 {
   uint8_t* panels;
 
   uint8_t* Panel(int64_t panel) const { return panels + static_cast<size_t>(panel) * layout.panel_bytes; }
-  uint8_t* Part(int64_t panel, int64_t part) const {
-    return Panel(panel) + layout.part_at + static_cast<size_t>(part) * layout.part_bytes;
+  uint8_t* Unit(int64_t panel, int64_t part) const {
+    return Panel(panel) + layout.unit_at + static_cast<size_t>(part / layout.in_unit) * layout.unit_bytes;
   }
   float* Scale(int64_t panel, int64_t part) const {
-    return reinterpret_cast<float*>(Part(panel, part) + layout.scale_at);
+    return reinterpret_cast<float*>(Unit(panel, part) + layout.scale_at) + part % layout.in_unit * kPanelRowsLut4;
   }
-  int32_t* ColSum(int64_t panel, int64_t part) const {
-    return reinterpret_cast<int32_t*>(Part(panel, part) + layout.scale_at + 64);
+  int32_t ColSum(int64_t panel, int64_t part, int64_t row) const;
+  void SetColSum(int64_t panel, int64_t part, int64_t row, int32_t sum) const;
+  uint8_t* Codes(int64_t panel, int64_t part) const {
+    const size_t before = static_cast<size_t>(part % layout.in_unit * (layout.depth / kStepLut4)) * layout.step_bytes;
+    return Unit(panel, part) + layout.codes_at + before;
   }
-  uint8_t* Codes(int64_t panel, int64_t part) const { return Part(panel, part) + layout.scale_at + 128; }
+  // The tables of one panel, or of a part where each has its own.
+  uint8_t* Tables(int64_t panel, int64_t part) const {
+    const size_t bytes = kPanelRowsLut4 * size_t{16} << layout.high;
+    return layout.tables == Lut4Tables::kPerPart
+               ? Unit(panel, part) + static_cast<size_t>(part % layout.in_unit) * bytes
+               : Panel(panel);
+  }
   Lut4Panel Args(int64_t panel) const;
 };
 

@@ -7,6 +7,7 @@ namespace {
 
 struct Lanes16 {
   using W = __m128i;
+  using M = __m128i;
   using X = __m256i;
   using Sums = __m256i;
   static constexpr int32_t kPlaces = 1;
@@ -18,6 +19,14 @@ struct Lanes16 {
   static W Low(W codes) { return _mm_and_si128(codes, _mm_set1_epi8(15)); }
   static W High(W codes) { return Low(_mm_srli_epi16(codes, 4)); }
   static W Look(W table, W codes) { return _mm_shuffle_epi8(table, codes); }
+  static M LoadBits(const uint8_t* p) {
+    int16_t bits;
+    std::memcpy(&bits, p, sizeof bits);
+    const __m128i bytes = _mm_set_epi64x(0x0101010101010101, 0);
+    const __m128i place = _mm_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+    return _mm_cmpeq_epi8(_mm_and_si128(_mm_shuffle_epi8(_mm_set1_epi16(bits), bytes), place), place);
+  }
+  static W Pick(M bits, W set, W clear) { return _mm_blendv_epi8(clear, set, bits); }
   static X LoadX(const uint8_t* p) { return _mm256_cvtepu8_epi16(Load(p)); }
   static X LoadX(const uint8_t* p, int32_t) { return LoadX(p); }  // zeros follow
   static Sums Zero() { return _mm256_setzero_si256(); }

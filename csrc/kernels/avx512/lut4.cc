@@ -7,6 +7,7 @@ namespace {
 
 struct Lanes32 {
   using W = __m256i;
+  using M = __mmask32;
   using X = __m512i;
   using Sums = __m512i;
   static constexpr int32_t kPlaces = 2;
@@ -18,6 +19,12 @@ struct Lanes32 {
   static W Low(W codes) { return _mm256_and_si256(codes, _mm256_set1_epi8(15)); }
   static W High(W codes) { return Low(_mm256_srli_epi16(codes, 4)); }
   static W Look(W table, W codes) { return _mm256_shuffle_epi8(table, codes); }
+  static M LoadBits(const uint8_t* p) {
+    uint32_t bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return bits;
+  }
+  static W Pick(M bits, W set, W clear) { return _mm256_mask_blend_epi8(bits, clear, set); }
   static X LoadX(const uint8_t* p) {
     return _mm512_broadcast_i64x4(_mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }

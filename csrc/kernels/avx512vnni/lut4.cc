@@ -9,6 +9,7 @@ namespace {
 
 struct Lanes64 {
   using W = __m512i;
+  using M = __mmask64;
   using X = __m512i;
   using Sums = __m512i;
   static constexpr int32_t kPlaces = 4;
@@ -20,6 +21,12 @@ struct Lanes64 {
   static W Low(W codes) { return _mm512_and_si512(codes, _mm512_set1_epi8(15)); }
   static W High(W codes) { return Low(_mm512_srli_epi16(codes, 4)); }
   static W Look(W table, W codes) { return _mm512_shuffle_epi8(table, codes); }
+  static M LoadBits(const uint8_t* p) {
+    uint64_t bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return bits;
+  }
+  static W Pick(M bits, W set, W clear) { return _mm512_mask_blend_epi8(bits, clear, set); }
   static X LoadX(const uint8_t* p) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
@@ -48,40 +55,40 @@ void Transpose(const __m512i* v, int64_t step, char* to) {
 }
 
 // Panels of gemm_s8: [ceil(k / 4)][32][4].
-template <bool kWide>
-void ToPanel(const Lut4Panel& panel, void* to) {
-  constexpr int64_t kQuad = 128;
-  char* out = static_cast<char*>(to);
-  const int32_t quads = (panel.k + 3) / 4;
-  for (int32_t p = 0; p < panel.parts; ++p) {
-    const Part part = PartOf(panel, p);
-    const uint8_t* step = part.codes;
-    __m512i table[4];
-    for (int v = 0; v < 4; ++v) table[v] = Lanes64::Load(part.table + v * 64);
-    for (int32_t k = 0; k < part.k; k += kStepLut4, step += kStepBytes * (kWide ? 2 : 1)) {
-      __m512i low[4], high[4];
+struct ToPanel {
+  template <int kHigh>
+  static void Run(const Lut4Panel& panel, void* to) {
+    constexpr int64_t kQuad = 128;
+    char* out = static_cast<char*>(to);
+    const int32_t quads = (panel.k + 3) / 4;
+    for (int32_t p = 0; p < panel.parts; ++p) {
+      const Part part = PartOf(panel, p);
+      const uint8_t* step = part.codes;
+      __m512i tables[4][Books(kHigh)];
+      for (int v = 0; v < 4; ++v) LoadTables<Lanes64, kHigh>(part.table, 4 * v, tables[v]);
+      for (int32_t k = 0; k < part.k; k += kStepLut4, step += StepBytes(kHigh)) {
+        __m512i low[4], high[4];
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) {
-        low[v] = Decode<Lanes64, kWide, false>(step, 4 * v, table[v]);
-        high[v] = Decode<Lanes64, kWide, true>(step, 4 * v, table[v]);
-      }
-      const int32_t quad = (part.begin + k) / 4;
-      if (quad + 8 <= quads) {
-        Transpose(low, kQuad, out + quad * kQuad);
-        Transpose(high, kQuad, out + (quad + 4) * kQuad);
-      } else {  // the panel ends within this step
-        char rest[8][64];
-        Transpose(low, 64, rest[0]);
-        Transpose(high, 64, rest[4]);
-        for (int32_t i = 0; quad + i < quads; ++i) std::memcpy(out + (quad + i) * kQuad, rest[i], 64);
+        for (int v = 0; v < 4; ++v) {
+          low[v] = Decode<Lanes64, kHigh, false>(step, 4 * v, tables[v]);
+          high[v] = Decode<Lanes64, kHigh, true>(step, 4 * v, tables[v]);
+        }
+        const int32_t quad = (part.begin + k) / 4;
+        if (quad + 8 <= quads) {
+          Transpose(low, kQuad, out + quad * kQuad);
+          Transpose(high, kQuad, out + (quad + 4) * kQuad);
+        } else {  // the panel ends within this step
+          char rest[8][64];
+          Transpose(low, 64, rest[0]);
+          Transpose(high, 64, rest[4]);
+          for (int32_t i = 0; quad + i < quads; ++i) std::memcpy(out + (quad + i) * kQuad, rest[i], 64);
+        }
       }
     }
   }
-}
+};
 
-void DecodePanel(const Lut4Panel& panel, void* to) {
-  (panel.tables == Lut4Tables::kWide ? ToPanel<true> : ToPanel<false>)(panel, to);
-}
+void DecodePanel(const Lut4Panel& panel, void* to) { ByForm<ToPanel>(panel, panel, to); }
 
 }  // namespace
 

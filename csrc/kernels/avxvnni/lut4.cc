@@ -8,6 +8,7 @@ namespace {
 
 struct Lanes32 {
   using W = __m256i;
+  using M = __m256i;
   using X = __m256i;
   using Sums = __m256i;
   static constexpr int32_t kPlaces = 2;
@@ -19,6 +20,14 @@ struct Lanes32 {
   static W Low(W codes) { return _mm256_and_si256(codes, _mm256_set1_epi8(15)); }
   static W High(W codes) { return Low(_mm256_srli_epi16(codes, 4)); }
   static W Look(W table, W codes) { return _mm256_shuffle_epi8(table, codes); }
+  static M LoadBits(const uint8_t* p) {
+    int32_t bits;
+    std::memcpy(&bits, p, sizeof bits);
+    const __m256i bytes = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+    const __m256i place = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+    return _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), bytes), place), place);
+  }
+  static W Pick(M bits, W set, W clear) { return _mm256_blendv_epi8(clear, set, bits); }
   static X LoadX(const uint8_t* p) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }

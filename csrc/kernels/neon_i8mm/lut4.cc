@@ -9,6 +9,7 @@ namespace {
 
 struct Lanes16 {
   using W = int8x16_t;
+  using M = uint8x16_t;
   using X = uint8x16_t;
   using Sums = int32x4_t;
   static constexpr int32_t kPlaces = 1;
@@ -20,6 +21,11 @@ struct Lanes16 {
   static W Low(W codes) { return vandq_s8(codes, vdupq_n_s8(15)); }
   static W High(W codes) { return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(codes), 4)); }
   static W Look(W table, W codes) { return vqtbl1q_s8(table, vreinterpretq_u8_s8(codes)); }
+  static M LoadBits(const uint8_t* p) {
+    const uint8x8_t place = vcreate_u8(0x8040201008040201);
+    return vtstq_u8(vcombine_u8(vdup_n_u8(p[0]), vdup_n_u8(p[1])), vcombine_u8(place, place));
+  }
+  static W Pick(M bits, W set, W clear) { return vbslq_s8(bits, set, clear); }
   static X LoadX(const uint8_t* p) { return vld1q_u8(p); }
   static X LoadX(const uint8_t* p, int32_t) { return vld1q_u8(p); }  // zeros follow
   static Sums Zero() { return vdupq_n_s32(0); }

@@ -4,7 +4,7 @@
 namespace tersor::scalar {
 namespace {
 
-constexpr int32_t kRows = kPanelRowsLut4, kStepBytes = kRows * 16;
+constexpr int32_t kRows = kPanelRowsLut4, kTableBytes = kRows * 16, kPlaneBytes = kRows * kStepLut4 / 8;
 
 int32_t PlaceOfRow(int32_t row) { return 4 * (row % 4) + row / 4; }
 
@@ -12,25 +12,34 @@ struct Part {
   const Lut4Panel& panel;
   const uint8_t *table, *codes;
   const float* scale;
-  const int32_t* col_sum;
+  const uint8_t* col_sums;
 
   Part(const Lut4Panel& from, int32_t index) : panel(from), table(from.data) {
-    const uint8_t* data = from.data + (from.tables == Lut4Tables::kPerPanel ? kStepBytes : 0) + index * from.part_bytes;
+    const int64_t tables = int64_t{kTableBytes} << from.high, in_unit = from.in_unit, at = index % in_unit;
+    const uint8_t* data =
+        from.data + (from.tables == Lut4Tables::kPerPanel ? tables : 0) + index / in_unit * from.unit_bytes;
     if (from.tables == Lut4Tables::kPerPart) {
-      table = data;
-      data += kStepBytes;
+      table = data + at * tables;
+      data += in_unit * tables;
     }
-    scale = reinterpret_cast<const float*>(data);
-    col_sum = reinterpret_cast<const int32_t*>(data + 64);
-    codes = data + 128;
+    scale = reinterpret_cast<const float*>(data) + at * kRows;
+    col_sums = data + in_unit * 64 + at * 32;
+    codes = data + in_unit * 64 + 64 + at * (from.depth / kStepLut4) * int64_t{from.step_bytes};
+  }
+  int32_t ColSum(int32_t row) const {
+    return panel.in_unit == 2 ? reinterpret_cast<const int16_t*>(col_sums)[row]
+                              : reinterpret_cast<const int32_t*>(col_sums)[row];
   }
   // k: within the part.
   int8_t Value(int32_t row, int32_t k) const {
-    const int64_t place = PlaceOfRow(row), lane = k % 16;
-    if (panel.tables == Lut4Tables::kWide)
-      return static_cast<int8_t>(codes[k / 16 * int64_t{kStepBytes} + place * 16 + lane]);
-    const int32_t both = codes[k / kStepLut4 * int64_t{kStepBytes} + place * 16 + lane];
-    return static_cast<int8_t>(table[place * 16 + (k % kStepLut4 < 16 ? both & 15 : both >> 4)]);
+    const int64_t place = PlaceOfRow(row), lane = k % 16, half = k % kStepLut4 / 16;
+    const uint8_t* step = codes + k / kStepLut4 * int64_t{panel.step_bytes};
+    if (panel.tables == Lut4Tables::kWide) return static_cast<int8_t>(step[half * kTableBytes + place * 16 + lane]);
+    int32_t code = step[place * 16 + lane] >> 4 * half & 15, book = 0;
+    for (int32_t h = 0; h < panel.high; ++h)
+      book |= (step[kTableBytes + h * kPlaneBytes + half * kPlaneBytes / 2 + place * 2 + lane / 8] >> lane % 8 & 1)
+              << h;
+    return static_cast<int8_t>(table[book * kTableBytes + place * 16 + code]);
   }
 };
 
@@ -42,7 +51,7 @@ float Element(const Lut4RowsArgs& g, const Lut4Panel& panel, int32_t row, float 
     int32_t acc = 0;
     for (int32_t k = 0; k < (left < panel.depth ? left : panel.depth); ++k)
       acc += int32_t{g.a[begin + k]} * part.Value(row, k);
-    const float t = static_cast<float>(acc - g.row_zero[0] * part.col_sum[row]);
+    const float t = static_cast<float>(acc - g.row_zero[0] * part.ColSum(row));
     const float term = t * (g.row_scale[0] * part.scale[row]);
     if (p > 0)
       y = (term + 0.0f) + y;
