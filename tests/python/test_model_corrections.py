@@ -120,7 +120,7 @@ def test_a_recipe_equalises_what_it_selects() -> None:
     assert result.report.totals.output_cosine > 0.999
     with pytest.raises(RecipeError, match="rounds = 0"):
         steps.Equalize(rounds=0)
-    with pytest.raises(RecipeError, match="quantised already"):
+    with pytest.raises(RecipeError, match="as they are rounded"):
         Recipe([steps.QAT(), steps.Equalize()]).check_order()
 
 
