@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 from divided_worker import CRITERIA, work
 from torch import distributed
+from two_processes import run_two
 
 from tersor import processes
 from tersor.quantize import RowSample
@@ -27,15 +25,9 @@ gloo = pytest.mark.skipif(
 def test_two_processes_see_what_one_sees(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     expected = work(tmp_path / "one")
-    script = str(Path(__file__).parent / "divided_worker.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "rank 1: 0, calibration batch 1: the input holds NaN or infinity" in done.stdout
-    assert "rank 0: process 1 failed. SwapError: 0, calibration batch 1" in done.stdout
+    printed = run_two(Path(__file__).parent / "divided_worker.py", tmp_path)
+    assert "rank 1: 0, calibration batch 1: the input holds NaN or infinity" in printed
+    assert "rank 0: process 1 failed. SwapError: 0, calibration batch 1" in printed
     first, second = (read_state(tmp_path / f"result{rank}") for rank in range(2))
     assert first.keys() == second.keys() == expected.keys()
     for name, wanted in expected.items():

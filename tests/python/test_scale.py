@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +10,12 @@ import torch
 from prune_models import loss, net, noise
 from scale_worker import work
 from torch import distributed
+from two_processes import run_two, run_until_one_is_killed
 
 from tersor import TrainError
 from tersor.training import group, read_state, train
 
-SCRIPT = str(Path(__file__).parent / "scale_worker.py")
+SCRIPT = Path(__file__).parent / "scale_worker.py"
 
 pytestmark = pytest.mark.skipif(
     not (distributed.is_available() and distributed.is_gloo_available()), reason="this torch has no Gloo"
@@ -42,35 +39,15 @@ def close(found: Any, expected: Any) -> None:
 def test_torchrun_gives_what_one_process_gives(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     expected = work(tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "processes 2" in done.stdout
+    printed = run_two(SCRIPT, tmp_path)
+    assert "processes 2" in printed
     close(read_state(tmp_path / "result"), expected)
 
 
 def test_a_killed_worker_is_reported_and_the_training_goes_on(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, str(tmp_path), "5"],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [worker.communicate(timeout=240)[1] for worker in workers]
-    assert workers[1].returncode == -9
-    assert workers[0].returncode == 1
-    assert "tersor.errors.GoneError: another process of the group has gone" in errors[0]
-    assert "start all of them again with the same state file" in errors[0]
+    error = run_until_one_is_killed(SCRIPT, tmp_path, 5)
+    assert "tersor.errors.GoneError: another process of the group has gone" in error
+    assert "start all of them again with the same state file" in error
     assert read_state(tmp_path / "state")["losses"].numel() in (4, 5)
     (tmp_path / "whole").mkdir()
     close(work(tmp_path), work(tmp_path / "whole"))  # one process goes on where two were

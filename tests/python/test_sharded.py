@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +9,13 @@ import pytest
 import torch
 from sharded_worker import distilled, small, work
 from torch import distributed
+from two_processes import run_two, run_until_one_is_killed
 
 from tersor import TrainError, processes
 from tersor.benchmark import torch_threads
 from tersor.training import read_state, sharding, train
 
-SCRIPT = str(Path(__file__).parent / "sharded_worker.py")
+SCRIPT = Path(__file__).parent / "sharded_worker.py"
 BOUND = 2e-5
 """Of the largest entry of a tensor: gradients are added in another order."""
 
@@ -50,12 +47,7 @@ def test_two_halves_give_what_one_process_gives(tmp_path: Path) -> None:
         expected = work(tmp_path / "one")
     start = small().state_dict()
     assert all(not torch.equal(expected["kept"][name], start[name]) for name in start)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_two(SCRIPT, tmp_path)
     first, second = (read_state(tmp_path / f"result{rank}") for rank in range(2))
     close(first, expected)
     for name in (name for name in first if name != "values"):
@@ -64,24 +56,9 @@ def test_two_halves_give_what_one_process_gives(tmp_path: Path) -> None:
 
 @gloo
 def test_a_killed_half_is_reported_and_the_state_serves_one_process(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, str(tmp_path), "5"],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [worker.communicate(timeout=240)[1] for worker in workers]
-    assert workers[1].returncode == -9
-    assert workers[0].returncode == 1
-    assert "another process of the group has gone" in errors[0]
-    assert "with the same state file" in errors[0]
+    error = run_until_one_is_killed(SCRIPT, tmp_path, 5)
+    assert "another process of the group has gone" in error
+    assert "with the same state file" in error
     assert read_state(tmp_path / "state")["losses"].numel() in (4, 5)
     (tmp_path / "whole").mkdir()
     close(distilled(tmp_path), distilled(tmp_path / "whole"))  # one process goes on where two halves were
