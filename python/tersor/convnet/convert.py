@@ -249,12 +249,16 @@ def _run(
     """Runs the model; wherever it calls the part, the traced part runs as well and shows its tensors to `see`."""
     watched = Watched(part.traced, see)
     training = part.traced.training
+    position = 0
 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if kwargs:
             raise SwapError(f"{part.path or 'the model'} is called with keyword arguments; torch.fx needs places")
-        with torch.no_grad():
-            watched.run(*args)
+        try:
+            with torch.no_grad():
+                watched.run(*args)
+        except SwapError as error:
+            raise SwapError(f"calibration batch {position}: {error}") from error
 
     handle = part.module.register_forward_pre_hook(note, with_kwargs=True)
     try:

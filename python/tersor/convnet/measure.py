@@ -67,7 +67,7 @@ class Measured:
             try:
                 self._observers[node].add(value)
             except ValueError as error:
-                raise SwapError(f"{path}: {node.name}: {error}") from error
+                raise SwapError(f"{path or 'the model'}: {node.name}: {error}") from error
         for conv, moments in self._readers.get(node, ()):
             if value.numel():
                 moments.add(conv, _picture(value, conv))

@@ -53,6 +53,7 @@ class Watched(fx.Interpreter):
 
     def __init__(self, traced: fx.GraphModule, see: Callable[[fx.Node, Tensor], None]) -> None:
         super().__init__(traced)
+        self.extra_traceback = False  # errors stay as they are
         self.see = see
 
     def run_node(self, node: fx.Node) -> Any:
