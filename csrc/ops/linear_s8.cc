@@ -10,6 +10,10 @@
 namespace tersor {
 namespace {
 
+// Columns of a thread from which on threads share columns instead of rows: each has its part of the weight in its own
+// L2, and that all of them quantise all of the rows is a hundredth of their work.
+constexpr int64_t kWideColumns = 512;
+
 void RunTask(void* context, int32_t task) {
   LinearS8Job& job = *static_cast<LinearS8Job*>(context);
   const int64_t nr = job.weight.kernel->nr, n = job.weight.n;
@@ -39,7 +43,8 @@ void LinearS8With(const Selection& kernels, const LinearS8Args& args, const Exec
   LinearS8Job job{args, weight, kernels};
   if (executor.threads > 1 && args.m * weight.n * weight.k >= kSerialMacsS8) {
     job.tasks = executor.threads;
-    job.by_rows = args.m >= 2 * int64_t{weight.kernel->mr} * executor.threads;
+    const bool wide = weight.n >= kWideColumns * executor.threads;
+    job.by_rows = !wide && args.m >= 2 * int64_t{weight.kernel->mr} * executor.threads;
     if (!job.by_rows)
       job.tasks = static_cast<int32_t>(std::min<int64_t>(job.tasks, weight.layout.n_pad / weight.kernel->nr));
   }
