@@ -100,12 +100,13 @@ def fit(choice: Choice, step: Quantize, weight: Tensor | None = None) -> None:
 
 
 def smoothing_note(step: Quantize, choices: Iterable[Choice], source: str | None) -> str | None:
-    """A sentence for the report about the swapped layers; None where no smoothing was asked for."""
+    """A sentence for the report about the swapped layers; None where there are none, or no smoothing was asked for."""
     if step.smooth == 0:
         return None
     if source is None:
         return "no smoothing, for want of inputs; with example_inputs or calibration, errors are smaller"
-    swapped = open_choices(choices)
+    if not (swapped := open_choices(choices)):
+        return None
     smoothed = sum(choice.input_scale is not None for choice in swapped)
     return f"smoothing {step.smooth:g}: {smoothed} of {len(swapped)} layers, those whose error on {source} it reduces"
 

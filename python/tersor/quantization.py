@@ -187,5 +187,6 @@ def _note(step: Quantize, choices: Sequence[Choice], helped: Mapping[str, int], 
     if step.average_bits is not None:
         counts = {count: list(bits.values()).count(count) for count in sorted(set(bits.values()))}
         parts.append("bits per layer: " + ", ".join(f"{count} in {number}" for count, number in counts.items()))
-    parts += [f"{name} reduced the error of {count} of {total} layers" for name, count in helped.items()]
+    if total > 0:
+        parts += [f"{name} reduced the error of {count} of {total} layers" for name, count in helped.items()]
     return "; ".join(parts)
